@@ -1,0 +1,39 @@
+"""What has a time series classifier learned? Activation maximization (Sequence Dreaming) for torch models.
+
+Written by hand, unlike the other modules: each part is imported on first use (PEP 562), so that `import seqdream` costs nothing.
+"""
+import importlib
+
+_parts = {
+    "data": ["Dataset", "available_datasets", "check_series", "load_dataset"],
+    "models": ["PRESETS", "ResNet", "accuracy", "load_model", "predict", "save_model"],
+    "training": ["Augment", "fit", "plot_history"],
+    "activations": ["Probe", "Reference", "load_pretrained", "pretrained_models"],
+    "objectives": ["Objective", "reach", "region_target", "score"],
+    "transforms": ["Clamp", "GaussianBlur", "NoiseOnOvershoot", "NoiseOnStall", "clamp_to"],
+    "penalties": ["AlphaNorm", "Smoothness", "TotalVariation"],
+    "parametrizations": ["Time"],
+    "dreaming": ["Dreams", "dream"],
+    "methods": ["sequence_dreaming", "starting_series"],
+    "evaluation": ["distance_table", "evaluate"],
+    "figures": ["plot_dreams", "plot_projection", "plot_spectra", "save_figure"],
+    "report": ["make_report", "train_model", "write_report"],
+    "cli": [],
+}
+_where = {name: part for part, names in _parts.items() for name in names}
+__all__ = sorted(_where)
+
+
+def __getattr__(name):
+    if name in _where: value = getattr(importlib.import_module(f"{__name__}.{_where[name]}"), name)
+    elif name in _parts: value = importlib.import_module(f"{__name__}.{name}")
+    elif name == "__version__":
+        from importlib import metadata
+        try: value = metadata.version(__name__)
+        except metadata.PackageNotFoundError: value = "0+unknown"
+    else: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__(): return sorted({*globals(), *__all__, *_parts, "__version__"})

@@ -1,0 +1,32 @@
+"""Packaging: everything comes from settings.ini."""
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import setup
+
+here = Path(__file__).parent
+config = ConfigParser(delimiters=["="], interpolation=None)
+config.read(here / "settings.ini", encoding="utf-8")
+settings = config["DEFAULT"]
+lines = lambda text: [line.strip() for line in text.splitlines() if line.strip()]
+
+setup(
+    name=settings["name"],
+    version=settings["version"],
+    description=settings["description"],
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author=settings["author"],
+    license_expression=settings["license"],
+    license_files=["LICENSE"],
+    keywords=[word.strip() for word in settings["keywords"].split(",")],
+    classifiers=["Programming Language :: Python :: 3", "Intended Audience :: Science/Research", "Topic :: Scientific/Engineering :: Artificial Intelligence"],
+    python_requires=f">={settings['min_python']}",
+    packages=["seqdream"],
+    include_package_data=False,  # package_data says it all; else setuptools takes zoo/ for a package
+    package_data={"seqdream": ["zoo/*.safetensors", "zoo/*.json"]},
+    install_requires=lines(settings["requirements"]),
+    extras_require={key.removeprefix("extras_"): lines(value) for key, value in settings.items() if key.startswith("extras_")},
+    entry_points={"console_scripts": lines(settings["console_scripts"]), "nbdev": ["seqdream=seqdream._modidx:d"]},
+    zip_safe=False,
+)

@@ -1,0 +1,27 @@
+"""What several tests share."""
+import os
+
+import pytest
+import torch
+
+from seqdream.data import has_dataset
+
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "forda: needs FordA's raw files in $SEQDREAM_DATA")
+
+
+def pytest_collection_modifyitems(items):
+    "Without FordA's raw files the tests that need them are skipped, by name."
+    if has_dataset("FordA"): return
+    for item in items:
+        if item.get_closest_marker("forda"): item.add_marker(pytest.mark.skip(reason="FordA's raw files are not in $SEQDREAM_DATA"))
+
+
+@pytest.fixture(scope="session")
+def small():
+    "The bundled small model and its reference."
+    import seqdream as sd
+    return sd.load_pretrained("FordA", "paper")
