@@ -33,6 +33,7 @@ test: $(VENV)/.dev
 zoo: $(VENV)/.dev
 	$(BIN)/seqdream train FordA --preset paper --zoo seqdream/zoo
 	$(BIN)/seqdream train FordA --preset wang --zoo seqdream/zoo
+	for seed in 1 2 3 4; do $(BIN)/seqdream train FordA --preset paper --seed $$seed --epochs 250 --zoo seqdream/zoo || exit 1; done
 
 export: $(VENV)/.dev
 	$(BIN)/nbdev-export

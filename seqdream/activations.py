@@ -130,13 +130,18 @@ def _heldout(space: dict, y: np.ndarray, k: int, holdout: dict | None, y_hold, f
                 for kind in KINDS: found.setdefault(f"{name}/{kind}/{c}", []).append(g.distance(new[y_new == c], kind))
     return {key: np.sort(np.concatenate(v)) for key, v in found.items()}
 
-# %% ../nbs/03_activations.ipynb #742b24ff
+# %% ../nbs/03_activations.ipynb #91a22f7f
 def _nearest(x: np.ndarray, to: np.ndarray, itself: bool = False) -> np.ndarray:
     "Euclidean distance of each row to the nearest row of `to` (other than itself, at distance zero)."
     from sklearn.metrics import pairwise_distances
     d = pairwise_distances(x.astype(np.float64), to.astype(np.float64))
     if itself: d[d < 1e-5 * np.sqrt(x.shape[1])] = np.inf
     return d.min(1)
+
+def _medoid(X: np.ndarray) -> int:
+    "The row with the smallest sum of Euclidean distances to all others."
+    from sklearn.metrics import pairwise_distances_chunked
+    return int(np.concatenate(list(pairwise_distances_chunked(X.astype(np.float64), reduce_func=lambda d, start: d.sum(1)))).argmin())
 
 def _pick_exemplars(a: np.ndarray, y: np.ndarray, targets: dict, n: int) -> np.ndarray:
     "Indices of the `n` series of each class nearest to each of its targets, and the first of each class farthest out."
@@ -154,7 +159,7 @@ def is_z_normalised(X: Tensor, tolerance: float = 1e-2) -> bool:
     "Has every channel of every series mean 0 and standard deviation 1?"
     return bool((X.mean(-1).abs() < tolerance).all() and ((X.std(-1, correction=0) - 1).abs() < tolerance).all())
 
-# %% ../nbs/03_activations.ipynb #ad734667
+# %% ../nbs/03_activations.ipynb #b4634f68
 @dataclass
 class Reference:
     "What the training data look like to the model and in time; made by `from_data`, kept by `save`, enough for dreams, tables and figures."
@@ -242,6 +247,10 @@ class Reference:
         away = (self.activations[self.index[own]] - target).norm(dim=1)
         return self.X[own[away.argsort(stable=True)[:n]]]
 
+    def medoid(self, target_class: int) -> Tensor:
+        "The training series of a class with the smallest summed distance to all others, `(1, channels, timepoints)`."
+        return self.X[self.index == self.meta["medoids"][self.check_class(target_class)]]
+
     def all_exemplars(self) -> tuple[Tensor, Tensor]:
         "Every exemplar and its class."
         return self.X, self.exemplar_classes
@@ -251,9 +260,9 @@ class Reference:
         "Probe `model` on the training series; see `make_reference` for the options."
         return make_reference(model, X, y, layer, holdout, **options)
 
-    def save(self, path) -> Path:
-        "One safetensors file, written whole."
-        return _save_reference(self, path)
+    def save(self, path, shares=None) -> Path:
+        "One safetensors file, written whole; what another reference beside it (`shares`) holds as well is left out and read from there."
+        return _save_reference(self, path, shares)
 
     @classmethod
     def load(cls, path) -> "Reference":
@@ -273,7 +282,7 @@ def _check_labels_for_moments(y: Tensor, n: int, classes, allow_single: bool) ->
             raise ValueError(f"class {c} (label {classes[c]}) has one training series, and a covariance needs two; add series, or pass allow_single=True to go without its distances")
     return classes
 
-# %% ../nbs/03_activations.ipynb #81a2353c
+# %% ../nbs/03_activations.ipynb #3fbaba74
 def make_reference(
     model: nn.Module,
     X, y,                   # training series, and class indices
@@ -281,7 +290,7 @@ def make_reference(
     holdout=None,           # (X, y) of real series kept out of training, for percentiles; None: five-fold
     classes=None,           # original labels
     name: str = "data",     # the data set's name
-    exemplars: int = 128,   # kept per class and region (centre, max, and the farthest out)
+    exemplars=128,          # kept per class and region (centre, max, and the farthest out) beside the medoid; or the indices of those to keep
     allow_single: bool = False, # accept classes of one series (they have no distances)
     seed: int = 0, device=None,
 ) -> Reference:
@@ -294,9 +303,11 @@ def make_reference(
     if not torch.isfinite(a).all(): raise ValueError("the model's activations hold NaN or inf; check its weights and the scale of the series")
     ref = Reference(classes, a, y, _gaussians(X.flatten(1).numpy(), y.numpy(), len(classes)), {}, X[:0], y[:0], _bands(X.numpy(), y.numpy(), len(classes)))
     regions = {(c, k): ref.toward(c, k).numpy() for c in range(len(classes)) for k in (1.0, 2.5, 100.0)}
-    ref.index = torch.from_numpy(_pick_exemplars(a.numpy(), y.numpy(), regions, exemplars))
+    medoids = [int(own[_medoid(X[own].flatten(1).numpy())]) for own in (torch.nonzero(y == c).flatten() for c in range(len(classes)))]
+    picked = _pick_exemplars(a.numpy(), y.numpy(), regions, exemplars) if isinstance(exemplars, int) else np.asarray(exemplars)
+    ref.index = torch.from_numpy(np.union1d(picked, medoids))
     ref.X = X[ref.index].clone()
-    ref.meta = {"name": name, "layer": layer_name, "z_normalised": is_z_normalised(X), "model": weights_hash(model), "holdout": "five folds" if holdout is None else f"{len(holdout[1])} series"}
+    ref.meta = {"name": name, "layer": layer_name, "medoids": medoids, "z_normalised": is_z_normalised(X), "model": weights_hash(model), "holdout": "five folds" if holdout is None else f"{len(holdout[1])} series"}
     ref.heldout = _reference_heldout(ref, probe, X, holdout, seed, device)
     return ref
 
@@ -323,8 +334,8 @@ def _reference_heldout(ref, probe, X, holdout, seed, device) -> dict:
         found[f"nearest/{c}"] = np.sort(d[np.isfinite(d)])
     return found
 
-# %% ../nbs/03_activations.ipynb #0f50828f
-def _save_reference(ref: Reference, path) -> Path:
+# %% ../nbs/03_activations.ipynb #e699fe2e
+def _save_reference(ref: Reference, path, shares=None) -> Path:
     "See `Reference.save`."
     tensors = {"activations": ref.activations, "y": ref.y, "X": ref.X, "index": ref.index}
     for c, g in enumerate(ref.time):
@@ -332,11 +343,16 @@ def _save_reference(ref: Reference, path) -> Path:
     tensors |= {f"heldout/{k}": torch.from_numpy(np.asarray(v, dtype=np.float64)) for k, v in ref.heldout.items()}
     tensors |= {f"bands/{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in ref.bands.items()}
     meta = {"classes": list(ref.classes), "meta": ref.meta, "time": [None if g is None else [g.n, g.shrinkage] for g in ref.time]}
+    if shares is not None:
+        other, _ = read_tensors(shares, kind="reference")
+        tensors = {k: v for k, v in tensors.items() if not (k in other and torch.equal(other[k], v))}
+        meta["shares"] = Path(shares).name
     return write_tensors(path, tensors, meta, kind="reference")
 
 def _load_reference(path) -> Reference:
     "See `Reference.load`."
     t, meta = read_tensors(path, kind="reference")
+    if "shares" in meta: t = read_tensors(Path(path).parent / meta["shares"], kind="reference")[0] | t
     under = lambda prefix: {k[len(prefix):]: v.numpy() for k, v in t.items() if k.startswith(prefix)}
     time = []
     for c, entry in enumerate(meta["time"]):
@@ -347,16 +363,16 @@ def _load_reference(path) -> Reference:
         time.append(Gaussian(mean, cov + np.triu(cov, 1).T, *entry))
     return Reference(tuple(meta["classes"]), t["activations"], t["y"], time, under("heldout/"), t["X"], t["index"], under("bands/"), meta["meta"])
 
-# %% ../nbs/03_activations.ipynb #91b05365
+# %% ../nbs/03_activations.ipynb #23b384d9
 ZOO = Path(__file__).parent / "zoo" if "__file__" in globals() else Path("../seqdream/zoo")
 
 def pretrained_models() -> list[tuple[str, str]]:
     "The bundled (data set, model) pairs."
-    return [tuple(f.name.removesuffix("-reference.safetensors").rsplit("-", 1)) for f in sorted(ZOO.glob("*-reference.safetensors"))]
+    return [tuple(f.name.removesuffix("-reference.safetensors").split("-", 1)) for f in sorted(ZOO.glob("*-reference.safetensors"))]
 
 def load_pretrained(
     name: str = "FordA",   # data set
-    model: str = "wang",   # or "paper"
+    model: str = "wang",   # or "paper"; "paper-1" to "paper-4" are other seeds of it
 ) -> tuple[ResNet, Reference]:
     "A bundled model (eval mode, its card in `.card`) and the reference of its training data."
     if (name, model) not in pretrained_models():

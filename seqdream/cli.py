@@ -9,7 +9,7 @@ __all__ = ['PAPER_NOTE', 'parser', 'main']
 import argparse, sys
 from pathlib import Path
 
-# %% ../nbs/15_cli.ipynb #da549308
+# %% ../nbs/15_cli.ipynb #0ed81cf3
 def _add_data(p, name: str = "a data set: FordA, or any that --root, $SEQDREAM_DATA or aeon has"):
     "Options that say which data and which model."
     p.add_argument("name", metavar="NAME", help=name)
@@ -24,13 +24,13 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="seqdream", description="What has a time series classifier learned? Activation maximization by Sequence Dreaming (arXiv 2408.10628).")
     from seqdream import __version__
     p.add_argument("--version", action="version", version=f"seqdream {__version__}")
-    commands = p.add_subparsers(dest="command", required=True, metavar="report | train | dream")
+    commands = p.add_subparsers(dest="command", required=True, metavar="report | train | dream | evaluate")
     add = lambda name, text, example: commands.add_parser(name, help=text, description=text, epilog=f"example:  {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
     r = add("report", "Every table and figure of one model and data set, in one folder with index.html.", "seqdream report OSULeaf --epochs 30 --out leaf")
     _add_data(r)
     r.add_argument("--model", default="wang", help="preset wang or paper, or the path of a model saved by `seqdream train` (default: wang)")
     r.add_argument("--epochs", type=int, help="train now, this long (default: the bundled model, or 30 where none is bundled)")
-    r.add_argument("--n", type=int, default=32, help="dreams per class and region (default: 32)")
+    r.add_argument("--n", type=int, help="dreams per class and method (default: 32, fewer where there are more than eight classes)")
     r.add_argument("--out", default="report", help="folder to write (default: report); an earlier report there is replaced")
     t = add("train", "Train a classifier; resumes where it was stopped.", "seqdream train FordA --root UCRArchive_2018 --preset paper --epochs 3")
     _add_data(t)
@@ -49,6 +49,10 @@ def parser() -> argparse.ArgumentParser:
     d.add_argument("--steps", type=int, help="default: 100")
     d.add_argument("--n", type=int, default=8, help="dreams (default: 8)")
     d.add_argument("--out", default="dreams", help="folder to write (default: dreams)")
+    e = add("evaluate", "How far saved dreams got and how believable they are: a row each.", "seqdream evaluate dreams/dreams.safetensors --out evaluation.csv")
+    e.add_argument("dreams", metavar="DREAMS", nargs="+", help="files written by `seqdream dream` or `report`, or folders of them")
+    e.add_argument("--model", help="preset of a bundled model, or path of a model saved by `seqdream train` (default: the one the dreams name)")
+    e.add_argument("--out", help="also write the table to this CSV file")
     return p
 
 # %% ../nbs/15_cli.ipynb #0795af9f
@@ -67,7 +71,7 @@ def _folder(path) -> Path:
     except OSError as e: raise PermissionError(f"{path}: cannot write here ({e.strerror}); choose another folder with --out") from e
     return Path(path)
 
-# %% ../nbs/15_cli.ipynb #a68b97d5
+# %% ../nbs/15_cli.ipynb #e5bf8fbe
 PAPER_NOTE = "0.99 on the training set, 0.95 on the test set, after 500 epochs of Adam (its architecture is not given in full)"
 
 def _train(a) -> int:
@@ -79,8 +83,10 @@ def _train(a) -> int:
     if a.preset not in PRESETS: raise ValueError(f"--preset {a.preset}: there are {', '.join(PRESETS)}")
     data = load_dataset(a.name, a.root, a.length)
     out = _folder(a.zoo or a.out)
-    stem = out / f"{a.name}-{a.preset}"
-    checkpoint = out / f".{a.name}-{a.preset}.training.safetensors"
+    again = a.zoo and a.seed != training.RECIPES[a.preset]["seed"]                # another seed of a bundled model: its reference shares what is the same
+    stem = out / f"{a.name}-{a.preset}{f'-{a.seed}' if again else ''}"
+    checkpoint = out / f".{stem.name}.training.safetensors"
+    first = out / f"{a.name}-{a.preset}-reference.safetensors" if again else None
     recipe = {k: v for k, v in training.RECIPES[a.preset].items() if k not in ("epochs", "seed")} if a.zoo else {}
     epochs = a.epochs or (training.RECIPES[a.preset]["epochs"] if a.zoo else 30)
     print(f"{data}\ntraining {a.preset}, {epochs} epochs" + (", resuming from a checkpoint" if checkpoint.exists() else ""), flush=True)
@@ -89,9 +95,10 @@ def _train(a) -> int:
         print(f"interrupted after {len(history)} epochs; the same command goes on from {checkpoint}", file=sys.stderr)
         return 130
     holdout = (data.X_test, data.y_test) if len(data.X_test) else None
-    ref = Reference.from_data(model, data.X_train, data.y_train, holdout=holdout, classes=data.classes, name=data.name, allow_single=True, device=a.device)
+    ref = Reference.from_data(model, data.X_train, data.y_train, holdout=holdout, classes=data.classes, name=data.name, allow_single=True, device=a.device,
+                              **({"exemplars": Reference.load(first).index} if again else {}))
     save_model(model, stem, card | {"command": "seqdream " + " ".join(a.argv)} | ({"paper": PAPER_NOTE} if (a.name, a.preset) == ("FordA", "paper") else {}))
-    ref.save(f"{stem}-reference.safetensors")
+    ref.save(f"{stem}-reference.safetensors", shares=first)
     checkpoint.unlink(missing_ok=True)
     tested = "no test set" if card["test_accuracy"] is None else f"test accuracy {card['test_accuracy']:.4f}"
     print(f"{stem}.safetensors: {tested}, training accuracy {card['train_accuracy']:.4f}, best epoch {card['best_epoch']} of {card['epochs']}\ndream of it: seqdream dream {a.name} --model {stem} --class 0")
@@ -117,12 +124,43 @@ def _dream(a) -> int:
     print(d, table[shown].round(2).to_string(index=False), f"{out}: dreams.safetensors, evaluation.csv, dreams.png, dreams.svg", sep="\n")
     return 130 if "stopped" in d.status else 0
 
-# %% ../nbs/15_cli.ipynb #1dfdde60
+# %% ../nbs/15_cli.ipynb #8b3ec230
+def _reference_of(d, model: str | None, near: Path):
+    "The reference of the model some dreams were dreamt with: named, bundled, or saved beside them."
+    from seqdream.activations import Reference, load_pretrained, pretrained_models
+    from seqdream.report import model_and_reference
+    name, wanted = d.settings.get("dataset"), d.settings.get("model")
+    if model is not None:
+        if (name, model) in pretrained_models(): return load_pretrained(name, model)[1]
+        return model_and_reference(name, model)[2] if model.count("/") or Path(f"{model}.json").exists() else load_pretrained(name, model)[1]
+    for _, m in (p for p in pretrained_models() if p[0] == name):
+        if (ref := load_pretrained(name, m)[1]).meta.get("model") == wanted: return ref
+    for file in (*near.parent.glob("*-reference.safetensors"), *near.parent.parent.glob("model/*-reference.safetensors")):
+        if (ref := Reference.load(file)).meta.get("model") == wanted: return ref
+    raise ValueError(f"{near}: no reference of the model these dreams came from is bundled or lies beside them; name the model with --model")
+
+def _evaluate(a) -> int:
+    import pandas as pd
+    from seqdream.dreaming import Dreams
+    from seqdream.evaluation import evaluate
+    from seqdream.models import write_whole
+    files = [f for p in map(Path, a.dreams) for f in (sorted(p.glob("*.safetensors")) if p.is_dir() else [p])]
+    if not files: raise FileNotFoundError(f"{', '.join(a.dreams)}: no dreams (.safetensors) there")
+    tables = [evaluate(d := Dreams.load(f), _reference_of(d, a.model, f)).assign(file=f.name) for f in files]
+    table = pd.concat(tables, ignore_index=True)
+    shown = ["file", "method", "target_class", "region", "status", "score_ratio", "gain", "activation_distance_percentile", "time_distance_ledoit_wolf", "time_distance_ledoit_wolf_percentile", "nearest_distance_percentile", "scale"]
+    print(table[shown].round(2).to_string(index=False))
+    if a.out:
+        write_whole(a.out, lambda p: table.to_csv(p, index=False))
+        print(f"{a.out}: {len(table)} rows")
+    return 0
+
+# %% ../nbs/15_cli.ipynb #62499dd5
 def main(argv: list[str] | None = None) -> int:
     "Entry point of the command `seqdream`; the exit code."
     args = parser().parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
-    try: return {"report": _report, "train": _train, "dream": _dream}[args.command](args)
+    try: return {"report": _report, "train": _train, "dream": _dream, "evaluate": _evaluate}[args.command](args)
     except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError) as e:
         print(f"seqdream {args.command}: {e}", file=sys.stderr)
         return 2

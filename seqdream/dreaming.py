@@ -21,8 +21,8 @@ from .objectives import Objective, check_per_row, per_row
 from .parametrizations import Time
 from .transforms import Walk, row_stream
 
-# %% ../nbs/08_dreaming.ipynb #03dccbca
-STATUS = ("arrived", "exhausted", "saturated", "diverged", "dead", "stopped")
+# %% ../nbs/08_dreaming.ipynb #552447a9
+STATUS = ("arrived", "exhausted", "saturated", "diverged", "dead", "stopped", "given")  # given: a control, not optimised
 
 @dataclass
 class Dreams:
@@ -110,7 +110,7 @@ def _look(s: _State, step: int, rows: Tensor, x: Tensor, terms: dict, a: Tensor,
     s.end(rows[arrived], "arrived")
     s.end(rows[~good], "diverged")
 
-# %% ../nbs/08_dreaming.ipynb #241a0231
+# %% ../nbs/08_dreaming.ipynb #698390f3
 def _step(s: _State, step: int, rows: Tensor, grad: Tensor, transforms, lr, parametrization) -> None:
     "Move the live rows: gradient transforms, optimizer, series transforms; a row whose gradient is not finite ends here."
     g = grad[rows.to(grad.device)]
@@ -126,15 +126,15 @@ def _step(s: _State, step: int, rows: Tensor, grad: Tensor, transforms, lr, para
     s.optimizer.step()
     with torch.no_grad():
         moved = before[here] + per_row(lr, rows, g) * (s.z[here] - before[here])
-        x = parametrization.decode(moved)
+        x, old = parametrization.decode(moved), parametrization.decode(before[here])
         changed = False
         for t in transforms:
-            if t.on == "iterate": x, changed = t(x, _walk(s, step, rows)), True
+            if t.on == "iterate": x, changed = t(x, _walk(s, step, rows, old)), True
         s.z.copy_(before.index_copy_(0, here, parametrization.encode(x) if changed else moved))
 
-def _walk(s: _State, step: int, rows: Tensor) -> Walk:
+def _walk(s: _State, step: int, rows: Tensor, previous: Tensor | None = None) -> Walk:
     "What transforms may know about these rows."
-    return Walk(step, rows, s.stalled[rows], s.overshot[rows], s.streams)
+    return Walk(step, rows, s.stalled[rows], s.overshot[rows], s.streams, previous)
 
 # %% ../nbs/08_dreaming.ipynb #9a37a9cd
 def _run(s, probe, objective, penalties, transforms, parametrization, lr, steps, keep, snapshot_steps, callback, bar, where):

@@ -253,8 +253,8 @@ def plot_history(history):
     plt.close(fig)  # the caller shows or saves it
     return fig
 
-# %% ../nbs/02_training.ipynb #4ae39110
+# %% ../nbs/02_training.ipynb #87881647
 RECIPES = {  # how the bundled models were trained
     "paper": dict(epochs=500, seed=0, lr=1e-3, optimizer="adam", weight_decay=0., schedule="constant", validation=0.1, keep="best"),
-    "wang": dict(epochs=12, seed=0, lr=2e-3, optimizer="adamw", weight_decay=1e-2, schedule="one_cycle", validation=0.1, keep="last", average=0.99),
+    "wang": dict(epochs=30, seed=0, lr=2e-3, optimizer="adamw", weight_decay=1e-2, schedule="one_cycle", validation=0.1, keep="last", average=0.99),
 }

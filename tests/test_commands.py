@@ -39,10 +39,16 @@ def test_report_of_six_classes(tmp_path):
     "A set that has no bundled model, and more than two classes: trains first; its files hold what the design names."
     assert main(["report", "OSULeaf", "--model", "paper", "--epochs", "2", "--n", "3", "--out", str(tmp_path / "r"), "--quiet"]) == 0
     files = {p.name for p in (tmp_path / "r").iterdir()}
-    assert {"index.html", "table2.csv", "table3.csv", "evaluation.csv", "settings.json", "dreams", *(f"{f}.{e}" for f in ("figure2", "figure4") for e in ("png", "svg"))} <= files
+    assert {"index.html", "table2.csv", "table3.csv", "evaluation.csv", "settings.json", "dreams", "table2.md", "model", "classes", *(f"{f}.{e}" for f in ("figure1a", "figure1b", "figure2", "figure3", "figure4", "spectra") for e in ("png", "svg"))} <= files
     table = rows(tmp_path / "r/table3.csv")
-    assert len(table) == 18 and {"class", "kind", "min", "max", "sd_centre", "sd_centre_low", "sd_centre_high", "sd_max", "sd_max_low", "sd_max_high"} <= set(table[0])
-    assert len(list((tmp_path / "r/dreams").iterdir())) == 12 and [p.name for p in tmp_path.iterdir()] == ["r"]
+    columns = [*sd.METHODS, *sd.CONTROLS]
+    assert len(table) == 24 and {"class", "kind", "min", "max", *columns, *(f"{c}_{e}" for c in columns for e in ("low", "high", "percentile"))} <= set(table[0])
+    assert len(list((tmp_path / "r/dreams").iterdir())) == 30 and [p.name for p in tmp_path.iterdir()] == ["r"]
+    assert {p.stem for p in (tmp_path / "r/classes").iterdir()} == set("012345") and all(f'href="classes/{c}.png"' in (tmp_path / "r/index.html").read_text() for c in range(6))
+    assert main(["evaluate", str(tmp_path / "r/dreams/sd_max-class3.safetensors"), str(tmp_path / "r/dreams/ellis-class0.safetensors"), "--out", str(tmp_path / "e.csv")]) == 0   # finds the model beside the report
+    told = {(r["method"], r["target_class"], r["row"]): r["score"] for r in rows(tmp_path / "r/evaluation.csv")}
+    again = rows(tmp_path / "e.csv")
+    assert len(again) == 6 and all(float(told[r["method"], r["target_class"], r["row"]]) == pytest.approx(float(r["score"]), abs=1e-5) for r in again if r["region"] != "centre" and r["method"] == "ellis")
 
 
 def test_report_with_classes_of_one_series(tmp_path):
@@ -52,6 +58,21 @@ def test_report_with_classes_of_one_series(tmp_path):
         (d / f"Lonely_{part}.tsv").write_text("".join("\t".join(map(str, [c, *torch.randn(30, generator=g).tolist()])) + "\n" for c in ("a", "a", "b", "a", "c", "c", "c")).replace("a\t", "1\t").replace("b\t", "2\t").replace("c\t", "3\t"))
     assert main(["report", "Lonely", "--root", str(tmp_path), "--model", "paper", "--epochs", "1", "--n", "2", "--out", str(tmp_path / "r"), "--quiet"]) == 0
     assert "Without distances" in (tmp_path / "r/index.html").read_text() and {r["class"] for r in rows(tmp_path / "r/table2.csv")} == {"0", "2"}
+
+
+def test_evaluate_of_bundled_models_and_of_strangers(tmp_path, capsys, small):
+    model, ref = small
+    d = sd.target_descent(model, ref, 1, n=2, steps=3)
+    d.save(tmp_path / "d.safetensors")
+    assert main(["evaluate", str(tmp_path)]) == 0 and "target descent" in capsys.readouterr().out           # a folder; the model is found by its fingerprint
+    assert main(["evaluate", str(tmp_path / "d.safetensors"), "--model", "paper", "--out", str(tmp_path / "t.csv")]) == 0
+    assert [float(r["score"]) for r in rows(tmp_path / "t.csv")] == pytest.approx(d.activations[:, 1].tolist(), abs=1e-4)
+    d.settings["model"] = "0123"; d.save(tmp_path / "d.safetensors"); capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "d.safetensors")]) == 2 and "--model" in capsys.readouterr().err
+    (tmp_path / "e").mkdir()
+    assert main(["evaluate", str(tmp_path / "e")]) == 2 and "no dreams" in capsys.readouterr().err
+    (tmp_path / "f.safetensors").write_bytes(b"something else")
+    assert main(["evaluate", str(tmp_path / "f.safetensors")]) == 2
 
 
 def epochs_in(file):
@@ -95,7 +116,7 @@ def test_report_interrupted_leaves_the_old_one(tmp_path, monkeypatch):
     assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == before and [p.name for p in tmp_path.iterdir()] == ["r"]
 
 
-@pytest.mark.parametrize("command", ["report", "train", "dream"])
+@pytest.mark.parametrize("command", ["report", "train", "dream", "evaluate"])
 def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop: main([command, "--help"])
     assert stop.value.code == 0 and f"example:  seqdream {command}" in capsys.readouterr().out
