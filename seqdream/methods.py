@@ -103,7 +103,7 @@ def sequence_dreaming(
         lr=lr, steps=steps, seed=seed, layer=ref.meta.get("layer"), callback=callback, device=device, progress=progress,
         settings=_noted(ref, "sequence dreaming", start, **options))
 
-# %% ../nbs/09_methods.ipynb #f7d29890
+# %% ../nbs/09_methods.ipynb #3030908f
 def without_loss(ref: Reference) -> list:
     "The paper's seven transforms together, each gently (section 4.1)."
     spread = float(ref.X.std())
@@ -114,7 +114,7 @@ def gradient_ascent(
     model, ref: Reference,
     target_class: int,          # class index
     n: int = 8, seed: int = 0,
-    steps: int = 50, lr=0.1,
+    steps: int = 30, lr=0.1,
     lambda_l2=0.,               # λ of Eq. 1
     transforms=None,            # None: all seven of section 4.1, see `without_loss`; () for the plain equation
     start="mean",               # see `starting_series`
@@ -191,13 +191,13 @@ class _ByDifferences(torch.nn.Module):
         self.eps, self.probe = eps, Probe(copy.deepcopy(model).double().cpu().eval(), layer)
     def forward(self, x: Tensor) -> Tensor: return _Differences.apply(x.double(), lambda v: self.probe.pooled(v).detach(), self.eps)
 
-# %% ../nbs/09_methods.ipynb #b8851649
+# %% ../nbs/09_methods.ipynb #9b656653
 GRADIENTS = ("autograd", "finite_difference")
 
 def ellis(
     model, ref: Reference,
     target_class: int, n: int = 8, seed: int = 0,
-    step_sizes=(0.1, 1., 10., 100., 1000., 10000.), # in units of unscaled Fourier coefficients
+    step_sizes=(0.1, 10., 1000.), # in units of unscaled Fourier coefficients
     steps: int = 10,               # per step size
     median: str = "magnitude",     # the start, see `median_spectrum`
     gradient: str = "autograd",    # or "finite_difference", in float64 (slow: every coefficient costs a forward pass)
