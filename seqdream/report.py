@@ -76,12 +76,12 @@ def model_and_reference(
     checkpoint=None, device=None, progress: bool = True,
 ):                         # (model, card, reference)
     "The bundled pair, a saved pair, or one trained now. `epochs` asks for training even where a pair is bundled."
-    if model not in PRESETS:
-        net, card = load_model(model)
-        return net, card, Reference.load(f"{str(model).removesuffix('.safetensors')}-reference.safetensors")
     if (name, model) in pretrained_models() and epochs is None:
         net, ref = load_pretrained(name, model)
         return net, net.card, ref
+    if model not in PRESETS:
+        net, card = load_model(model)
+        return net, card, Reference.load(f"{str(model).removesuffix('.safetensors')}-reference.safetensors")
     data = load_dataset(name, root, length)
     net, card, _ = train_model(data, model, epochs or 30, seed, checkpoint, device, progress)
     if card["status"] == "interrupted": raise KeyboardInterrupt

@@ -50,7 +50,7 @@ def _name(path, index=None, cell=None) -> str:
     return f"{Path(path).name}, cell {index}: {first[:80]}"
 
 
-def run(path, timeout: int = 300, cwd=NBS):
+def run(path, timeout: int = 600, cwd=NBS):
     "The executed notebook; `NotebookError` names the cell that fails. The file itself is left alone."
     nb = nbformat.read(path, 4)
     started = {}
