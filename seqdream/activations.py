@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'ZOO', 'find_layer', 'Probe', 'Gaussian', 'is_z_normalised', 'Reference', 'make_reference', 'weights_hash',
-           'pretrained_models', 'load_pretrained']
+           'pretrained_models', 'load_pretrained', 'find_pretrained']
 
 # %% ../nbs/03_activations.ipynb #5467a6a8
 import difflib, hashlib
@@ -334,7 +334,9 @@ def _reference_heldout(ref, probe, X, holdout, seed, device) -> dict:
         found[f"nearest/{c}"] = np.sort(d[np.isfinite(d)])
     return found
 
-# %% ../nbs/03_activations.ipynb #e699fe2e
+# %% ../nbs/03_activations.ipynb #8c48b52f
+def _file_hash(path) -> str: return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
 def _save_reference(ref: Reference, path, shares=None) -> Path:
     "See `Reference.save`."
     tensors = {"activations": ref.activations, "y": ref.y, "X": ref.X, "index": ref.index}
@@ -346,13 +348,16 @@ def _save_reference(ref: Reference, path, shares=None) -> Path:
     if shares is not None:
         other, _ = read_tensors(shares, kind="reference")
         tensors = {k: v for k, v in tensors.items() if not (k in other and torch.equal(other[k], v))}
-        meta["shares"] = Path(shares).name
+        meta["shares"] = {"file": Path(shares).name, "sha256": _file_hash(shares)}
     return write_tensors(path, tensors, meta, kind="reference")
 
 def _load_reference(path) -> Reference:
     "See `Reference.load`."
     t, meta = read_tensors(path, kind="reference")
-    if "shares" in meta: t = read_tensors(Path(path).parent / meta["shares"], kind="reference")[0] | t
+    if "shares" in meta:
+        other = Path(path).parent / meta["shares"]["file"]
+        t = read_tensors(other, kind="reference")[0] | t
+        if _file_hash(other) != meta["shares"]["sha256"]: raise ValueError(f"{path} was saved beside another version of {other.name}; save it again with shares={other.name!r}")
     under = lambda prefix: {k[len(prefix):]: v.numpy() for k, v in t.items() if k.startswith(prefix)}
     time = []
     for c, entry in enumerate(meta["time"]):
@@ -363,7 +368,7 @@ def _load_reference(path) -> Reference:
         time.append(Gaussian(mean, cov + np.triu(cov, 1).T, *entry))
     return Reference(tuple(meta["classes"]), t["activations"], t["y"], time, under("heldout/"), t["X"], t["index"], under("bands/"), meta["meta"])
 
-# %% ../nbs/03_activations.ipynb #23b384d9
+# %% ../nbs/03_activations.ipynb #0808c6cf
 ZOO = Path(__file__).parent / "zoo" if "__file__" in globals() else Path("../seqdream/zoo")
 
 def pretrained_models() -> list[tuple[str, str]]:
@@ -379,3 +384,11 @@ def load_pretrained(
         raise ValueError(f"no bundled model {model!r} of {name!r}; there are {', '.join(f'{n} {m}' for n, m in pretrained_models()) or 'none'}. Train one: seqdream train {name}")
     net, net.card = load_model(ZOO / f"{name}-{model}")
     return net, Reference.load(ZOO / f"{name}-{model}-reference.safetensors")
+
+def find_pretrained(
+    name: str,             # data set
+    weights: str,          # a model's `weights_hash`
+) -> Reference | None:
+    "The reference of a bundled model that has these weights; None if none has."
+    refs = (load_pretrained(*pair)[1] for pair in pretrained_models() if pair[0] == name)
+    return next((ref for ref in refs if ref.meta["model"] == weights), None)

@@ -71,7 +71,7 @@ def _folder(path) -> Path:
     except OSError as e: raise PermissionError(f"{path}: cannot write here ({e.strerror}); choose another folder with --out") from e
     return Path(path)
 
-# %% ../nbs/15_cli.ipynb #e5bf8fbe
+# %% ../nbs/15_cli.ipynb #69f148eb
 PAPER_NOTE = "0.99 on the training set, 0.95 on the test set, after 500 epochs of Adam (its architecture is not given in full)"
 
 def _train(a) -> int:
@@ -83,10 +83,11 @@ def _train(a) -> int:
     if a.preset not in PRESETS: raise ValueError(f"--preset {a.preset}: there are {', '.join(PRESETS)}")
     data = load_dataset(a.name, a.root, a.length)
     out = _folder(a.zoo or a.out)
-    again = a.zoo and a.seed != training.RECIPES[a.preset]["seed"]                # another seed of a bundled model: its reference shares what is the same
+    again = a.zoo and a.seed != training.RECIPES[a.preset]["seed"]                # another seed of a bundled model
     stem = out / f"{a.name}-{a.preset}{f'-{a.seed}' if again else ''}"
     checkpoint = out / f".{stem.name}.training.safetensors"
-    first = out / f"{a.name}-{a.preset}-reference.safetensors" if again else None
+    first = out / f"{a.name}-paper-reference.safetensors"                          # the zoo's references share what is the same, first of all the moments of the data
+    first = first if a.zoo and first.exists() and stem.name != f"{a.name}-paper" else None
     recipe = {k: v for k, v in training.RECIPES[a.preset].items() if k not in ("epochs", "seed")} if a.zoo else {}
     epochs = a.epochs or (training.RECIPES[a.preset]["epochs"] if a.zoo else 30)
     print(f"{data}\ntraining {a.preset}, {epochs} epochs" + (", resuming from a checkpoint" if checkpoint.exists() else ""), flush=True)
@@ -96,7 +97,7 @@ def _train(a) -> int:
         return 130
     holdout = (data.X_test, data.y_test) if len(data.X_test) else None
     ref = Reference.from_data(model, data.X_train, data.y_train, holdout=holdout, classes=data.classes, name=data.name, allow_single=True, device=a.device,
-                              **({"exemplars": Reference.load(first).index} if again else {}))
+                              **({"exemplars": Reference.load(first).index} if again and first else {}))
     save_model(model, stem, card | {"command": "seqdream " + " ".join(a.argv)} | ({"paper": PAPER_NOTE} if (a.name, a.preset) == ("FordA", "paper") else {}))
     ref.save(f"{stem}-reference.safetensors", shares=first)
     checkpoint.unlink(missing_ok=True)
@@ -124,19 +125,15 @@ def _dream(a) -> int:
     print(d, table[shown].round(2).to_string(index=False), f"{out}: dreams.safetensors, evaluation.csv, dreams.png, dreams.svg", sep="\n")
     return 130 if "stopped" in d.status else 0
 
-# %% ../nbs/15_cli.ipynb #8b3ec230
+# %% ../nbs/15_cli.ipynb #7152371f
 def _reference_of(d, model: str | None, near: Path):
     "The reference of the model some dreams were dreamt with: named, bundled, or saved beside them."
-    from seqdream.activations import Reference, load_pretrained, pretrained_models
-    from seqdream.report import model_and_reference
-    name, wanted = d.settings.get("dataset"), d.settings.get("model")
-    if model is not None:
-        if (name, model) in pretrained_models(): return load_pretrained(name, model)[1]
-        return model_and_reference(name, model)[2] if model.count("/") or Path(f"{model}.json").exists() else load_pretrained(name, model)[1]
-    for _, m in (p for p in pretrained_models() if p[0] == name):
-        if (ref := load_pretrained(name, m)[1]).meta.get("model") == wanted: return ref
+    from seqdream.activations import Reference, find_pretrained, load_pretrained, pretrained_models
+    name, weights = d.settings.get("dataset"), d.settings.get("model")
+    if model is not None: return load_pretrained(name, model)[1] if (name, model) in pretrained_models() else Reference.load(f"{model}-reference.safetensors")
+    if ref := find_pretrained(name, weights): return ref
     for file in (*near.parent.glob("*-reference.safetensors"), *near.parent.parent.glob("model/*-reference.safetensors")):
-        if (ref := Reference.load(file)).meta.get("model") == wanted: return ref
+        if (ref := Reference.load(file)).meta.get("model") == weights: return ref
     raise ValueError(f"{near}: no reference of the model these dreams came from is bundled or lies beside them; name the model with --model")
 
 def _evaluate(a) -> int:
@@ -146,7 +143,12 @@ def _evaluate(a) -> int:
     from seqdream.models import write_whole
     files = [f for p in map(Path, a.dreams) for f in (sorted(p.glob("*.safetensors")) if p.is_dir() else [p])]
     if not files: raise FileNotFoundError(f"{', '.join(a.dreams)}: no dreams (.safetensors) there")
-    tables = [evaluate(d := Dreams.load(f), _reference_of(d, a.model, f)).assign(file=f.name) for f in files]
+    tables, refs = [], {}
+    for f in files:
+        d = Dreams.load(f)
+        key = (d.settings.get("dataset"), d.settings.get("model"))
+        if key not in refs: refs[key] = _reference_of(d, a.model, f)
+        tables.append(evaluate(d, refs[key]).assign(file=f.name))
     table = pd.concat(tables, ignore_index=True)
     shown = ["file", "method", "target_class", "region", "status", "score_ratio", "gain", "activation_distance_percentile", "time_distance_ledoit_wolf", "time_distance_ledoit_wolf_percentile", "nearest_distance_percentile", "scale"]
     print(table[shown].round(2).to_string(index=False))

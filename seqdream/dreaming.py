@@ -110,7 +110,7 @@ def _look(s: _State, step: int, rows: Tensor, x: Tensor, terms: dict, a: Tensor,
     s.end(rows[arrived], "arrived")
     s.end(rows[~good], "diverged")
 
-# %% ../nbs/08_dreaming.ipynb #698390f3
+# %% ../nbs/08_dreaming.ipynb #68b858bb
 def _step(s: _State, step: int, rows: Tensor, grad: Tensor, transforms, lr, parametrization) -> None:
     "Move the live rows: gradient transforms, optimizer, series transforms; a row whose gradient is not finite ends here."
     g = grad[rows.to(grad.device)]
@@ -126,11 +126,11 @@ def _step(s: _State, step: int, rows: Tensor, grad: Tensor, transforms, lr, para
     s.optimizer.step()
     with torch.no_grad():
         moved = before[here] + per_row(lr, rows, g) * (s.z[here] - before[here])
-        x, old = parametrization.decode(moved), parametrization.decode(before[here])
-        changed = False
-        for t in transforms:
-            if t.on == "iterate": x, changed = t(x, _walk(s, step, rows, old)), True
-        s.z.copy_(before.index_copy_(0, here, parametrization.encode(x) if changed else moved))
+        if on_series := [t for t in transforms if t.on == "iterate"]:
+            x, walk = parametrization.decode(moved), _walk(s, step, rows, parametrization.decode(before[here]))
+            for t in on_series: x = t(x, walk)
+            moved = parametrization.encode(x)
+        s.z.copy_(before.index_copy_(0, here, moved))
 
 def _walk(s: _State, step: int, rows: Tensor, previous: Tensor | None = None) -> Walk:
     "What transforms may know about these rows."
@@ -174,13 +174,15 @@ def _describe(thing):
     if isinstance(thing, Tensor): return thing.tolist() if thing.numel() <= 64 else f"tensor of shape {tuple(thing.shape)}"
     return thing if isinstance(thing, (int, float, str, bool, list, dict, type(None))) else repr(thing)
 
-# %% ../nbs/08_dreaming.ipynb #c294b8ea
+# %% ../nbs/08_dreaming.ipynb #24322d5d
 def _check(model, start, objective, penalties, transforms, lr, steps, keep) -> None:
     "Everything that can be wrong is found before the first step."
     if not isinstance(objective, Objective): raise TypeError(f"objective is a {type(objective).__name__}; give an Objective, e.g. score(0) or reach(ref, 1, 'max')")
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1: raise ValueError(f"steps={steps!r}: give a whole number, 1 or more")
     if keep not in ("best", "last"): raise ValueError(f"keep={keep!r}: there are best, last")
     check_per_row("lr", lr, len(start))
+    for t in transforms:
+        if getattr(t, "on", None) not in ("iterate", "gradient"): raise ValueError(f"{t!r} acts on={getattr(t, 'on', None)!r}: there are iterate, gradient")
     for part in (*penalties, *transforms): getattr(part, "check", lambda n: None)(len(start))
     if any(isinstance(m, (nn.Softmax, nn.LogSoftmax)) for m in list(model.modules())[-1:]):
         import warnings

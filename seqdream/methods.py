@@ -7,9 +7,10 @@ __all__ = ['STARTS', 'BLURS', 'MEDIANS', 'GRADIENTS', 'CONTROLS', 'METHODS', 'st
            'sequence_dreaming', 'without_loss', 'gradient_ascent', 'target_descent', 'median_spectrum', 'ellis',
            'control']
 
-# %% ../nbs/09_methods.ipynb #dfb53a24
+# %% ../nbs/09_methods.ipynb #aefe00d4
 import copy
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -103,7 +104,7 @@ def sequence_dreaming(
         lr=lr, steps=steps, seed=seed, layer=ref.meta.get("layer"), callback=callback, device=device, progress=progress,
         settings=_noted(ref, "sequence dreaming", start, **options))
 
-# %% ../nbs/09_methods.ipynb #3030908f
+# %% ../nbs/09_methods.ipynb #610f522e
 def without_loss(ref: Reference) -> list:
     "The paper's seven transforms together, each gently (section 4.1)."
     spread = float(ref.X.std())
@@ -124,8 +125,7 @@ def gradient_ascent(
     "Plain gradient ascent on a class score (Eq. 1), regularised without the loss. There is no target, so it ends `exhausted` or `saturated`."
     check_reference(model, ref)
     c, x = ref.check_class(target_class), starting_series(ref, target_class, start, n, seed)
-    penalties = [AlphaNorm(lambda_l2, 2.)] if not isinstance(lambda_l2, (int, float)) or lambda_l2 else []
-    return dream(model, x, climb(ref, c), penalties=penalties, transforms=without_loss(ref) if transforms is None else transforms, lr=lr, steps=steps, seed=seed, layer=ref.meta.get("layer"),
+    return dream(model, x, climb(ref, c), penalties=[AlphaNorm(lambda_l2, 2.)], transforms=without_loss(ref) if transforms is None else transforms, lr=lr, steps=steps, seed=seed, layer=ref.meta.get("layer"),
                  keep=keep, callback=callback, device=device, progress=progress, settings=_noted(ref, "gradient ascent", start, lambda_l2=lambda_l2))
 
 # %% ../nbs/09_methods.ipynb #f6b2dc45
@@ -234,11 +234,8 @@ def control(
     a = Probe(model, ref.meta.get("layer")).batched(x)
     return Dreams(x, a, x, a, ["given"] * len(x), torch.zeros(len(x), dtype=torch.long), {}, {}, {"target_class": c, "region": "control", **_noted(ref, kind.replace("_", " "), "given")})
 
-# %% ../nbs/09_methods.ipynb #b5052522
+# %% ../nbs/09_methods.ipynb #128864ff
 METHODS = {
-    "ellis": lambda model, ref, c, **options: ellis(model, ref, c, **options),
-    "without_loss": lambda model, ref, c, **options: gradient_ascent(model, ref, c, **options),
-    "with_loss": lambda model, ref, c, **options: target_descent(model, ref, c, "max", **options),
-    "sd_centre": lambda model, ref, c, **options: sequence_dreaming(model, ref, c, "centre", **options),
-    "sd_max": lambda model, ref, c, **options: sequence_dreaming(model, ref, c, "max", **options),
+    "ellis": ellis, "without_loss": gradient_ascent, "with_loss": target_descent,
+    "sd_centre": partial(sequence_dreaming, region="centre"), "sd_max": partial(sequence_dreaming, region="max"),
 }  # the columns of Tables 2 and 3: (model, reference, class, n=, seed=, ...) -> Dreams

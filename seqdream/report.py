@@ -6,7 +6,7 @@
 __all__ = ['MARK', 'STYLE', 'KIND_NAMES', 'COLUMN_NAMES', 'CONTROL_NAMES', 'check_folder', 'replace_folder', 'train_model',
            'versions', 'model_and_reference', 'dreams_per_class', 'report_dreams', 'write_report', 'make_report']
 
-# %% ../nbs/13_report.ipynb #6f9d5b12
+# %% ../nbs/13_report.ipynb #9befd673
 import base64, html, json, os, platform, shutil, tempfile, time
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .activations import Reference, load_pretrained, pretrained_models
+from .activations import Reference, find_pretrained, load_pretrained, pretrained_models
 from .data import Dataset, load_dataset
 from .evaluation import distance_table, evaluate
 from .figures import class_name, plot_activations, plot_dreams, plot_path, plot_projection, plot_spectra, plot_violins, save_figure
@@ -68,7 +68,7 @@ def versions() -> dict:
     except metadata.PackageNotFoundError: own = "unknown"
     return {"seqdream": own, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "machine": platform.machine()}
 
-# %% ../nbs/13_report.ipynb #6113bb8a
+# %% ../nbs/13_report.ipynb #5f1cb184
 def model_and_reference(
     name: str,             # data set
     model: str = "wang",   # a preset (bundled for FordA, trained otherwise), or the path of a model saved by `seqdream train`
@@ -107,7 +107,7 @@ def report_dreams(
         for kind in CONTROLS: controls[kind].append(control(model, ref, c, kind, count, seed))
     return sets, controls
 
-# %% ../nbs/13_report.ipynb #1b67d90a
+# %% ../nbs/13_report.ipynb #b7af5702
 def _selection(ref: Reference, most: int = 4) -> list[int]:
     "Classes to draw: all, or `most` of them evenly spread."
     return list(range(ref.n_classes)) if ref.n_classes <= most else sorted({round(i) for i in np.linspace(0, ref.n_classes - 1, most)})
@@ -125,14 +125,13 @@ def _figures(model, ref: Reference, sets: dict, seed: int, device=None) -> dict:
     if any(ref.time[c] is not None for c in chosen): found["figure3_time"] = plot_violins(_of_class(sets, [c for c in chosen if ref.time[c] is not None]), ref, "time_distance_ledoit_wolf")
     return found
 
-def _class_pages(folder: Path, ref: Reference, sets: dict, progress: bool) -> list[int]:
+def _class_pages(folder: Path, ref: Reference, sets: dict, progress: bool) -> None:
     "A picture of each class where not all are on the page: `classes/3.png`."
     from tqdm.auto import tqdm
-    if len(_selection(ref)) == ref.n_classes: return []
+    if len(_selection(ref)) == ref.n_classes: return
     (folder / "classes").mkdir()
     for c in tqdm(range(ref.n_classes), desc="drawing", unit="class", disable=not progress):
         plot_dreams(_of_class(sets, [c]), ref, columns=2).savefig(folder / "classes" / f"{c}.png", dpi=80)
-    return list(range(ref.n_classes))
 
 # %% ../nbs/13_report.ipynb #11385f6b
 STYLE = """:root{color-scheme:light dark}body{font:16px/1.55 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}
@@ -168,7 +167,7 @@ def _markdown(table, columns) -> str:
     rows = [[str(r["class"]), r["kind"], _number(r["min"]), _number(r["max"]), *(f"{_number(r[c])} ({_number(r[c + '_percentile'])} %)" for c in columns)] for _, r in table.iterrows()]
     return "\n".join([line(["class", "kind", "min", "max", *columns]), line(["---"] * (4 + len(columns))), *map(line, rows)]) + "\n"
 
-# %% ../nbs/13_report.ipynb #b1ad7d38
+# %% ../nbs/13_report.ipynb #6d8985a3
 def _summary(ev, ref: Reference, sets: dict) -> str:
     "What happened, in sentences computed from the evaluation."
     parts = []
@@ -188,6 +187,12 @@ def _summary(ev, ref: Reference, sets: dict) -> str:
     parts.append(f"To get from a real series to the far border the dreams changed {_number(100 * min(change))} to {_number(100 * max(change))} % of its root mean square (medians by class). What the model reacts to is in that change (the lower panels), "
                  "not in the waveform, which is mostly the start's: judge the picture by what was added.")
     return "".join(f"<p>{p}</p>" for p in parts)
+
+def _flat_line(table) -> str:
+    "What the flat line says about distances, where it says it."
+    t = table[table["kind"] == "ledoit_wolf"]
+    nearer = int((t["flat"] < t["min"]).sum())
+    return f" By the Ledoit–Wolf distance the flat line is nearer than every held-out real series in {nearer} of {len(t)} classes: a low distance alone proves nothing." if nearer else " Read it two-sided: a low distance alone proves nothing."
 
 def _why_millions(ref: Reference, sets: dict) -> str:
     "The paragraph on the published 1e6 to 1e8."
@@ -218,7 +223,7 @@ def _picture(folder: Path, name: str, text: str) -> str:
     data = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
     return f'<figure><img alt="{html.escape(text)}" src="data:image/png;base64,{data}"><figcaption>{html.escape(text)} <a href="{name}.svg">SVG</a></figcaption></figure>'
 
-# %% ../nbs/13_report.ipynb #1def495d
+# %% ../nbs/13_report.ipynb #d205a9c4
 def _page(folder: Path, ref: Reference, card: dict, ev, tables: dict, sets: dict, command: str) -> str:
     "index.html as a string."
     both = lambda t: "<p>No class has two training series, so there is no spread to measure a distance by.</p>" if not len(t) else f"{_table_html(t, ref, COLUMN_NAMES)}<p>Controls, none of them optimised:</p>{_table_html(t, ref, CONTROL_NAMES)}"
@@ -239,7 +244,7 @@ def _page(folder: Path, ref: Reference, card: dict, ev, tables: dict, sets: dict
 <h2>Where they lie for the model</h2>{_picture(folder, "figure4", "Figure 4. Real series (pale), regions and dreams (dark edge) in the plane of the model's activations. What lies off the page is drawn open at its margin and named below.")}
 {_picture(folder, "figure3", f"Figure 3. Class score in class means: real series and each method's dreams. Dotted: centre (1) and far border (2.5).{some}")}
 <h2>Table 2: distance in activation</h2><p>Mahalanobis distance of the dreams' activations from those of their class. {how}</p>{both(tables["table2"])}{note}
-<h2>Table 3: distance in time</h2><p>The same for the series themselves, and the Euclidean distance to the nearest training series kept in the reference. {how} The flat line is nearer than any real series: a low distance alone proves nothing.</p>{both(tables["table3"])}{note}{_picture(folder, "figure3_time", f"The time distance (Ledoit–Wolf) of held-out real series and of each method's dreams.{some}") if (folder / "figure3_time.png").exists() else ""}{_why_millions(ref, sets)}
+<h2>Table 3: distance in time</h2><p>The same for the series themselves, and the Euclidean distance to the nearest training series kept in the reference. {how}{_flat_line(tables["table3"])}</p>{both(tables["table3"])}{note}{_picture(folder, "figure3_time", f"The time distance (Ledoit–Wolf) of held-out real series and of each method's dreams.{some}") if (folder / "figure3_time.png").exists() else ""}{_why_millions(ref, sets)}
 <h2>The model</h2>{_card_html(card)}
 <h2>Files</h2><p class=small>Beside this page: <a href="table2.csv">table2.csv</a>, <a href="table3.csv">table3.csv</a> (also as .md), <a href="evaluation.csv">evaluation.csv</a> (a row per dream), figures as PNG and SVG, <code>dreams/</code> for <code>seqdream.Dreams.load</code>, <a href="settings.json">settings.json</a>. Made by <code>{html.escape(command)}</code>.</p></html>"""
 
@@ -250,7 +255,7 @@ def _keep_model(folder: Path, model, card: dict, ref: Reference) -> None:
     if isinstance(model, ResNet): save_model(model, folder / f"{ref.name}-{card.get('preset', 'model')}", card)
     ref.save(folder / f"{ref.name}-{card.get('preset', 'model')}-reference.safetensors")
 
-# %% ../nbs/13_report.ipynb #6e385312
+# %% ../nbs/13_report.ipynb #09c2daa2
 def write_report(
     model, ref: Reference, card: dict, out,
     n: int | None = None, seed: int = 0, device=None, progress: bool = True, # n: dreams per class and method, see `dreams_per_class`
@@ -271,7 +276,7 @@ def write_report(
         (aside / "dreams").mkdir()
         for key, dreams in sets.items():
             for d in dreams: d.save(aside / "dreams" / f"{key}-class{d.settings['target_class']}.safetensors")
-        if (ref.name, card.get("preset")) not in pretrained_models() or load_pretrained(ref.name, card["preset"])[1].meta["model"] != ref.meta["model"]: _keep_model(aside / "model", model, card, ref)
+        if find_pretrained(ref.name, ref.meta["model"]) is None: _keep_model(aside / "model", model, card, ref)
         (aside / "index.html").write_text(_page(aside, ref, card, ev, tables, sets, command), encoding="utf-8")
         made = {"made_by": "seqdream report", "dataset": ref.name, "command": command, "dreams": dreams_per_class(ref, n), "seed": seed, "versions": versions(), "processor_seconds": round(time.process_time() - began, 1),
                 "model": {k: v for k, v in card.items() if k != "history"}, "methods": {k: v[0].settings | {"target": None} for k, v in sets.items()}}

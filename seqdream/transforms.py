@@ -168,7 +168,7 @@ class MovingAverage:
     def __call__(self, x: Tensor, walk: Walk) -> Tensor:
         return F.avg_pool1d(_mirrored(x, self.window // 2), self.window, stride=1)
 
-# %% ../nbs/05_transforms.ipynb #5a2c1440
+# %% ../nbs/05_transforms.ipynb #f9dfcff4
 @dataclass(frozen=True)
 class ExponentialSmoothing:
     "s ← f x + (1 − f) s: along time, or across iterations (paper, section 4.1; both readings)."
@@ -178,6 +178,7 @@ class ExponentialSmoothing:
 
     def __post_init__(self):
         if self.along not in ("time", "steps"): raise ValueError(f"along={self.along!r}: there are time, steps")
+        if self.along == "steps" and self.on == "gradient": raise ValueError("along='steps' smooths the series itself, on='iterate'; for an average of gradients use an optimizer with momentum")
     def check(self, n: int):
         "Refuse settings that do not fit `n` rows."
         check_per_row("factor", self.factor, n, low=1e-3, high=1)

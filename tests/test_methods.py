@@ -104,7 +104,8 @@ def test_ellis_by_differences_is_ellis_by_autograd(linear):
 @pytest.mark.parametrize("call, words", [
     (lambda m, r: sd.ellis(m, r, 0, median="mean"), "magnitude, component"), (lambda m, r: sd.ellis(m, r, 0, gradient="numeric"), "autograd, finite_difference"), (lambda m, r: sd.ellis(m, r, 5), "0 (label 0)"),
     (lambda m, r: sd.target_descent(m, r, 0, weight_decay=-1.), "weight_decay=-1.0"), (lambda m, r: sd.target_descent(m, r, 0, lambda_beta=[1., 2.]), "each of the"), (lambda m, r: sd.control(m, r, 0, "best"), "medoid"),
-    (lambda m, r: sd.gradient_ascent(m, r, 0, transforms=[sd.L2Decay(2.)]), "rate=2.0"), (lambda m, r: sd.frequency_importance(m, r.X[:1], r, 0, bands=0), "bands=0"), (lambda m, r: sd.direction([float("nan"), 1.]), "finite"),
+    (lambda m, r: sd.gradient_ascent(m, r, 0, transforms=[sd.L2Decay(2.)]), "rate=2.0"), (lambda m, r: sd.gradient_ascent(m, r, 0, transforms=[sd.MovingAverage(3, on="grad")]), "on='grad'"),
+    (lambda m, r: sd.ExponentialSmoothing(.5, along="steps", on="gradient"), "momentum"), (lambda m, r: sd.frequency_importance(m, r.X[:1], r, 0, bands=0), "bands=0"), (lambda m, r: sd.direction([float("nan"), 1.]), "finite"),
     (lambda m, r: sd.plot_violins(sd.control(m, r, 0, "noise"), r, measure="beauty"), "score_ratio"), (lambda m, r: sd.plot_path(sd.control(m, r, 0, "noise"), r), "snapshots"),
 ])
 def test_bad_calls_name_the_remedy(linear, call, words):
