@@ -15,8 +15,9 @@ _parts = {
     "parametrizations": ["Fourier", "Time"],
     "dreaming": ["Dreams", "dream"],
     "methods": ["CONTROLS", "METHODS", "control", "ellis", "gradient_ascent", "median_spectrum", "sequence_dreaming", "starting_series", "target_descent", "without_loss"],
+    "search": ["PAPER_GRID", "Search", "grid_search", "judge", "paper_grid"],
     "evaluation": ["distance_table", "evaluate", "frequency_importance"],
-    "figures": ["plot_activations", "plot_dreams", "plot_path", "plot_projection", "plot_spectra", "plot_violins", "save_figure"],
+    "figures": ["plot_activations", "plot_dreams", "plot_path", "plot_projection", "plot_search", "plot_spectra", "plot_violins", "save_figure"],
     "report": ["make_report", "train_model", "write_report"],
     "cli": [],
 }

@@ -31,21 +31,29 @@ def find_layer(model: nn.Module, layer) -> nn.Module | None:
     near = difflib.get_close_matches(str(layer), names, n=4, cutoff=0.3) or [n for n in names if n][:8]
     raise ValueError(f"layer {layer!r} is not in the model; it has, for example, {', '.join(near)}")
 
-# %% ../nbs/03_activations.ipynb #3627d6df
+# %% ../nbs/03_activations.ipynb #9c7b8cd0
+class _Reached(BaseException):
+    "Ends a forward pass once the probed layer has answered for the last time; no Exception, so that no model swallows it."
+
 class Probe:
     "The activation of one layer: `probe(x)` is `(n, features)`, differentiable with respect to `x`; the model stays as it was."
     def __init__(self, model: nn.Module, layer=None):
         if not isinstance(model, nn.Module): raise TypeError(f"the model is a {type(model).__name__}; a torch.nn.Module is expected")
-        self.model, self.layer = model, find_layer(model, layer)
+        self.model, self.layer, self._calls = model, find_layer(model, layer), None
 
     def raw(self, x: Tensor) -> Tensor:
         "The layer's output as it is, of a model that is already borrowed (eval mode, frozen)."
         if self.layer is None: return self._tensor(self.model(x))
         seen = []
-        hook = self.layer.register_forward_hook(lambda module, args, out: seen.append(self._tensor(out).clone()))  # a later in-place ReLU must not reach it
+        def look(module, args, out):
+            seen.append(self._tensor(out).clone())                                 # a later in-place ReLU must not reach it
+            if len(seen) == self._calls: raise _Reached
+        hook = self.layer.register_forward_hook(look)
         try: self.model(x)
+        except _Reached: pass                                                      # nothing behind the layer is computed
         finally: hook.remove()
         if not seen: raise RuntimeError(f"the forward pass never reaches the layer {type(self.layer).__name__}; probe a layer that it runs through")
+        self._calls = len(seen)                                                    # how often one pass runs through the layer
         return seen[-1]
 
     def pooled(self, x: Tensor) -> Tensor:
@@ -311,11 +319,11 @@ def make_reference(
     ref.heldout = _reference_heldout(ref, probe, X, holdout, seed, device)
     return ref
 
-# %% ../nbs/03_activations.ipynb #a2718270
+# %% ../nbs/03_activations.ipynb #43b8b47f
 def weights_hash(model: nn.Module) -> str:
     "A short fingerprint of a model's weights and buffers."
     h = hashlib.sha256()
-    for k, v in model.state_dict().items(): h.update(k.encode() + v.detach().cpu().contiguous().numpy().tobytes())
+    for k, v in model.state_dict().items(): h.update(k.encode() + v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return h.hexdigest()[:16]
 
 def _reference_heldout(ref, probe, X, holdout, seed, device) -> dict:

@@ -9,7 +9,7 @@ __all__ = ['PAPER_NOTE', 'parser', 'main']
 import argparse, sys
 from pathlib import Path
 
-# %% ../nbs/15_cli.ipynb #0ed81cf3
+# %% ../nbs/15_cli.ipynb #e39ccd01
 def _add_data(p, name: str = "a data set: FordA, or any that --root, $SEQDREAM_DATA or aeon has"):
     "Options that say which data and which model."
     p.add_argument("name", metavar="NAME", help=name)
@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="seqdream", description="What has a time series classifier learned? Activation maximization by Sequence Dreaming (arXiv 2408.10628).")
     from seqdream import __version__
     p.add_argument("--version", action="version", version=f"seqdream {__version__}")
-    commands = p.add_subparsers(dest="command", required=True, metavar="report | train | dream | evaluate")
+    commands = p.add_subparsers(dest="command", required=True, metavar="report | train | dream | search | evaluate")
     add = lambda name, text, example: commands.add_parser(name, help=text, description=text, epilog=f"example:  {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
     r = add("report", "Every table and figure of one model and data set, in one folder with index.html.", "seqdream report OSULeaf --epochs 30 --out leaf")
     _add_data(r)
@@ -49,6 +49,18 @@ def parser() -> argparse.ArgumentParser:
     d.add_argument("--steps", type=int, help="default: 100")
     d.add_argument("--n", type=int, default=8, help="dreams (default: 8)")
     d.add_argument("--out", default="dreams", help="folder to write (default: dreams)")
+    g = add("search", "Every setting of the paper's Table 1; a search that was killed goes on when run again.", "seqdream search FordA --class 1 --region max --levels 3 --out search")
+    _add_data(g)
+    g.add_argument("--model", default="wang", help="as for report")
+    g.add_argument("--epochs", type=int, help="as for report")
+    g.add_argument("--class", dest="target_class", type=int, required=True, help="class index, 0 and up")
+    g.add_argument("--region", default="max", help="centre, max (default) or edge")
+    g.add_argument("--levels", type=int, default=3, help="levels of each of the eight axes (default: 3)")
+    g.add_argument("--starts", type=int, default=1, help="starts of each setting; the table holds medians (default: 1)")
+    g.add_argument("--complete", action="store_true", help="walk every setting to the end; default: drop those that cannot win any more")
+    g.add_argument("--jobs", type=int, help="processes (default: one for each processor)")
+    g.add_argument("--dask", metavar="ADDRESS", help="scheduler of a Dask cluster that does the work (pip install 'seqdream[dask]')")
+    g.add_argument("--out", default="search", help="folder to write (default: search)")
     e = add("evaluate", "How far saved dreams got and how believable they are: a row each.", "seqdream evaluate dreams/dreams.safetensors --out evaluation.csv")
     e.add_argument("dreams", metavar="DREAMS", nargs="+", help="files written by `seqdream dream` or `report`, or folders of them")
     e.add_argument("--model", help="preset of a bundled model, or path of a model saved by `seqdream train` (default: the one the dreams name)")
@@ -125,6 +137,41 @@ def _dream(a) -> int:
     print(d, table[shown].round(2).to_string(index=False), f"{out}: dreams.safetensors, evaluation.csv, dreams.png, dreams.svg", sep="\n")
     return 130 if "stopped" in d.status else 0
 
+# %% ../nbs/15_cli.ipynb #f9316678
+def _workers(a):
+    "Where the shards of a search run: on a Dask cluster, or on processes of this machine."
+    import contextlib, os
+    import joblib
+    if not a.dask: return joblib.parallel_config(n_jobs=a.jobs or os.cpu_count())
+    try: from dask.distributed import Client
+    except ImportError as e: raise ValueError("--dask needs the extra: pip install 'seqdream[dask]'") from e
+    stack = contextlib.ExitStack()
+    stack.enter_context(Client(a.dask, timeout="20s"))
+    stack.enter_context(joblib.parallel_config(backend="dask"))
+    return stack
+
+def _search(a) -> int:
+    from seqdream.activations import Reference, pretrained_models
+    from seqdream.models import load_model, save_model
+    from seqdream.report import model_and_reference
+    from seqdream.search import grid_search, paper_grid
+    grid, out = paper_grid(a.levels), _folder(a.out)
+    stem = out / "model" / a.name
+    if stem.with_suffix(".safetensors").exists(): (model, _), ref = load_model(stem), Reference.load(f"{stem}-reference.safetensors")  # the one this search began with
+    else:
+        model, card, ref = model_and_reference(a.name, a.model, a.root, a.length, a.epochs, a.seed, None, a.device, not a.quiet)
+        if (a.name, a.model) not in pretrained_models() or a.epochs is not None:
+            _folder(stem.parent)
+            ref.save(f"{stem}-reference.safetensors"); save_model(model, stem, card)
+    with _workers(a): found = grid_search(model, ref, a.target_class, a.region, grid, out, not a.complete, n_starts=a.starts, seed=a.seed, device=a.device, progress=not a.quiet)
+    if found.resumed: print(f"resumed: {found.resumed} rows were there already")
+    if not found.finished:
+        print(f"interrupted: {found}; the same command goes on", file=sys.stderr)
+        return 130
+    shown = ["steps", "lr", "alpha", "beta", "sigma", "lambda_alpha", "lambda_beta", "lambda_sm", "target_error", "score_ratio", "time_percentile", "smoothness", "status"]
+    print(found, "the most plausible of those that arrive most often:", found.best(n=5)[shown].to_string(index=False, float_format="{:.4g}".format), f"{out / 'table.csv'}: {len(found.table)} rows", sep="\n")
+    return 0
+
 # %% ../nbs/15_cli.ipynb #7152371f
 def _reference_of(d, model: str | None, near: Path):
     "The reference of the model some dreams were dreamt with: named, bundled, or saved beside them."
@@ -157,12 +204,12 @@ def _evaluate(a) -> int:
         print(f"{a.out}: {len(table)} rows")
     return 0
 
-# %% ../nbs/15_cli.ipynb #62499dd5
+# %% ../nbs/15_cli.ipynb #62dd63c1
 def main(argv: list[str] | None = None) -> int:
     "Entry point of the command `seqdream`; the exit code."
     args = parser().parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
-    try: return {"report": _report, "train": _train, "dream": _dream, "evaluate": _evaluate}[args.command](args)
+    try: return {"report": _report, "train": _train, "dream": _dream, "search": _search, "evaluate": _evaluate}[args.command](args)
     except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError) as e:
         print(f"seqdream {args.command}: {e}", file=sys.stderr)
         return 2

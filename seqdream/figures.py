@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MARKERS', 'LABELS', 'class_colours', 'class_name', 'set_name', 'plot_dreams', 'activation_plane', 'plot_activations',
-           'plot_path', 'plot_projection', 'plot_violins', 'plot_spectra', 'save_figure']
+           'plot_path', 'plot_projection', 'plot_violins', 'plot_spectra', 'plot_search', 'save_figure']
 
-# %% ../nbs/12_figures.ipynb #ef0759c9
+# %% ../nbs/12_figures.ipynb #7dfd75be
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from .activations import Reference
 from .dreaming import Dreams
 from .evaluation import class_score, evaluate
 from .models import write_whole
+from .search import LOGARITHMIC
 
 # %% ../nbs/12_figures.ipynb #d586517a
 MARKERS = "osD^vP*X<>hp"
@@ -285,6 +286,39 @@ def plot_spectra(
         ax.set_ylim(max(1e-10, np.quantile(low[1:], .02) / 10), None)
     for ax in axes.flat[len(shown):]: ax.set_visible(False)
     for ax in axes[-1]: ax.set_xlabel("cycles per time point")
+    return fig
+
+# %% ../nbs/12_figures.ipynb #b1e7264a
+def plot_search(found):
+    "Pareto front, importance of the knobs and marginal effects of a `Search`."
+    import matplotlib.pyplot as plt
+    axes_of = [a for a, levels in found.axes.items() if len(levels) > 1]
+    table = found.table[np.isfinite(found.table["target_error"])]
+    columns = max(4, -(-len(axes_of) // 2))
+    fig = plt.figure(figsize=(11, 3.2 + 2 * -(-len(axes_of) // columns)), layout="constrained")
+    plt.close(fig)
+    top, below = fig.subfigures(2, 1, height_ratios=[3.2, 2 * max(1, -(-len(axes_of) // columns))])
+    left, right = top.subplots(1, 2)
+    front, chosen = found.pareto(), found.best()
+    left.scatter(table["target_error"], table["implausibility"], s=8, color="0.75", lw=0, label=f"{len(table)} settings")
+    left.plot(front["target_error"], front["implausibility"], "o-", ms=4, lw=1, color="C0", label="Pareto front")
+    left.scatter(chosen["target_error"], chosen["implausibility"], marker="*", s=110, color="C1", zorder=3, label="best()")
+    left.set(xscale="log", xlabel="target error (relative squared distance)", ylabel="implausibility  |ln(distance / real median)|"); left.legend(fontsize=7, frameon=False)
+    try:
+        parts = found.importance()
+        right.barh(parts.index, parts["with_others"], color="C0", alpha=.35, label="with the others"); right.barh(parts.index, parts["alone"], color="C0", label="alone")
+        right.invert_yaxis(); right.set_xlabel("share of the variance of log target error"); right.legend(fontsize=7, frameon=False)
+    except ValueError:
+        right.set_axis_off(); right.text(.5, .5, "the importance of knobs needs\nthe complete table (halving=False)", ha="center", va="center", fontsize=9, transform=right.transAxes)
+    panels = below.subplots(-(-max(1, len(axes_of)) // columns), columns, squeeze=False, sharey=True)
+    for ax, knob in zip(panels.flat, axes_of):
+        low, mid, high = (table.groupby(knob)["target_error"].quantile(q, interpolation="nearest") for q in (.25, .5, .75))
+        ax.fill_between(mid.index, low, high, alpha=.25, lw=0); ax.plot(mid.index, mid, "o-", ms=4)
+        ax.set_yscale("log", nonpositive="clip"); ax.set_xlabel(knob, fontsize=9); ax.grid(alpha=.25); ax.tick_params(labelsize=8)
+        if knob in LOGARITHMIC and min(found.axes[knob]) > 0: ax.set_xscale("log")
+        ax.set_xticks(mid.index, [f"{v:g}" for v in mid.index]); ax.minorticks_off()
+    for ax in panels.flat[len(axes_of):]: ax.set_visible(False)
+    for row in panels: row[0].set_ylabel("target error", fontsize=9)
     return fig
 
 # %% ../nbs/12_figures.ipynb #8a9c5ba0

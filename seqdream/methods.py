@@ -72,7 +72,7 @@ def _blur(sigma, where: str) -> GaussianBlur:
     if where not in BLURS: raise ValueError(f"blur={where!r}: there are {', '.join(BLURS)}")
     return GaussianBlur(sigma, on="gradient") if where == "gradient" else GaussianBlur(sigma, decay=1. if where == "iterate" else 0.5 ** 0.2)
 
-# %% ../nbs/09_methods.ipynb #f1745bd1
+# %% ../nbs/09_methods.ipynb #127c7342
 def sequence_dreaming(
     model, ref: Reference,
     target_class: int,         # class index
@@ -90,7 +90,7 @@ def sequence_dreaming(
     blur: str = "gradient",    # where the blur acts: "gradient", "iterate", "annealed"
     noise=0.02,                # standard deviation of the noise on stall and on overshoot, in units of the data's own
     patience: int = 5,         # steps without progress before noise
-    device=None, progress: bool = False, callback=None,
+    device=None, progress: bool = False, callback=None, **engine, # `precision`, `micro_batch`, `streams`, `snapshots`: see `dream`
 ) -> Dreams:
     "Sequence Dreaming (Eq. 4): plain gradient descent to an activation target, smoothed, clamped, shaken. All numbers may be one per row."
     check_reference(model, ref)
@@ -101,10 +101,10 @@ def sequence_dreaming(
     return dream(model, x, reach(ref, target_class, region, k, treat, tolerance),
         penalties=[AlphaNorm(lambda_alpha, alpha), TotalVariation(lambda_beta, beta), Smoothness(lambda_sm)],
         transforms=[_blur(sigma, blur), NoiseOnStall(scale, patience, sigma), NoiseOnOvershoot(scale, sigma), clamp_to(ref)],
-        lr=lr, steps=steps, seed=seed, layer=ref.meta.get("layer"), callback=callback, device=device, progress=progress,
+        lr=lr, steps=steps, seed=seed, layer=ref.meta.get("layer"), callback=callback, device=device, progress=progress, **engine,
         settings=_noted(ref, "sequence dreaming", start, **options))
 
-# %% ../nbs/09_methods.ipynb #610f522e
+# %% ../nbs/09_methods.ipynb #9b97adad
 def without_loss(ref: Reference) -> list:
     "The paper's seven transforms together, each gently (section 4.1)."
     spread = float(ref.X.std())
@@ -120,15 +120,15 @@ def gradient_ascent(
     transforms=None,            # None: all seven of section 4.1, see `without_loss`; () for the plain equation
     start="mean",               # see `starting_series`
     keep: str = "best",         # the highest score of the walk, or the "last" step's
-    device=None, progress: bool = False, callback=None,
+    device=None, progress: bool = False, callback=None, **engine, # `precision`, `micro_batch`, `streams`, `snapshots`: see `dream`
 ) -> Dreams:
     "Plain gradient ascent on a class score (Eq. 1), regularised without the loss. There is no target, so it ends `exhausted` or `saturated`."
     check_reference(model, ref)
     c, x = ref.check_class(target_class), starting_series(ref, target_class, start, n, seed)
     return dream(model, x, climb(ref, c), penalties=[AlphaNorm(lambda_l2, 2.)], transforms=without_loss(ref) if transforms is None else transforms, lr=lr, steps=steps, seed=seed, layer=ref.meta.get("layer"),
-                 keep=keep, callback=callback, device=device, progress=progress, settings=_noted(ref, "gradient ascent", start, lambda_l2=lambda_l2))
+                 keep=keep, callback=callback, device=device, progress=progress, **engine, settings=_noted(ref, "gradient ascent", start, lambda_l2=lambda_l2))
 
-# %% ../nbs/09_methods.ipynb #f6b2dc45
+# %% ../nbs/09_methods.ipynb #d023413e
 def target_descent(
     model, ref: Reference,
     target_class: int, region="max", # see `region_target`
@@ -137,7 +137,7 @@ def target_descent(
     alpha=4., beta=2., lambda_alpha=1e-5, lambda_beta=1e-5, # Eq. 2 and 3
     weight_decay: float = 1e-4,      # Adam's, on the input
     k: float | None = None, start="mean", treat: str = "vector", tolerance: float = 0.03, # as for `sequence_dreaming`
-    device=None, progress: bool = False, callback=None,
+    device=None, progress: bool = False, callback=None, **engine, # `precision`, `micro_batch`, `streams`, `snapshots`: see `dream`
 ) -> Dreams:
     "Descent to an activation target with alpha-norm and total variation in the loss (Eq. 2, 3), by Adam with weight decay on the input."
     check_reference(model, ref)
@@ -145,7 +145,7 @@ def target_descent(
     options = dict(alpha=alpha, beta=beta, lambda_alpha=lambda_alpha, lambda_beta=lambda_beta, weight_decay=weight_decay)
     return dream(model, starting_series(ref, target_class, start, n, seed, region, k), reach(ref, target_class, region, k, treat, tolerance),
                  penalties=[AlphaNorm(lambda_alpha, alpha), TotalVariation(lambda_beta, beta)], optimizer=lambda p: torch.optim.Adam(p, lr=1.0, weight_decay=weight_decay),
-                 lr=lr, steps=steps, seed=seed, layer=ref.meta.get("layer"), callback=callback, device=device, progress=progress,
+                 lr=lr, steps=steps, seed=seed, layer=ref.meta.get("layer"), callback=callback, device=device, progress=progress, **engine,
                  settings={**_noted(ref, "target descent", start, **options), "optimizer": "adam"})
 
 # %% ../nbs/09_methods.ipynb #6f734041
@@ -191,7 +191,7 @@ class _ByDifferences(torch.nn.Module):
         self.eps, self.probe = eps, Probe(copy.deepcopy(model).double().cpu().eval(), layer)
     def forward(self, x: Tensor) -> Tensor: return _Differences.apply(x.double(), lambda v: self.probe.pooled(v).detach(), self.eps)
 
-# %% ../nbs/09_methods.ipynb #9b656653
+# %% ../nbs/09_methods.ipynb #f5c84cfb
 GRADIENTS = ("autograd", "finite_difference")
 
 def ellis(
@@ -202,7 +202,7 @@ def ellis(
     median: str = "magnitude",     # the start, see `median_spectrum`
     gradient: str = "autograd",    # or "finite_difference", in float64 (slow: every coefficient costs a forward pass)
     eps: float = 1e-3,             # how far a coefficient is moved for the difference
-    device=None, progress: bool = False, callback=None,
+    device=None, progress: bool = False, callback=None, **engine, # `precision`, `micro_batch`, `streams`, `snapshots`: see `dream`
 ) -> Dreams:
     "Ellis-style spectral baseline, reconstructed from public notes: ascent on Fourier coefficients from the class's median spectrum, each clamped to the data's range; the highest score over all step sizes."
     check_reference(model, ref)
@@ -211,7 +211,7 @@ def ellis(
     if gradient == "finite_difference": model, layer = _ByDifferences(model, layer, eps), None
     each = torch.as_tensor(step_sizes, dtype=torch.float64).repeat_interleave(n)
     d = dream(model, x.repeat(len(step_sizes), 1, 1), climb(ref, c), parametrization=Fourier(ref.n_timepoints), transforms=[clamp_spectrum_to(ref.X)], lr=each, steps=steps, seed=seed, layer=layer,
-              callback=callback, device=device, progress=progress, settings=_noted(ref, "ellis", "median", median=median, gradient=gradient, step_sizes=list(step_sizes)))
+              callback=callback, device=device, progress=progress, **engine, settings=_noted(ref, "ellis", "median", median=median, gradient=gradient, step_sizes=list(step_sizes)))
     best = climb(ref, c)(d.activations).reshape(-1, n).argmin(0) * n + torch.arange(n)
     chosen = d[best]
     return replace(chosen, settings={**{k: v for k, v in chosen.settings.items() if k != "rows"}, "lr": each[best].tolist()})

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .objectives import check_per_row, per_row
 
-# %% ../nbs/05_transforms.ipynb #b6df719b
+# %% ../nbs/05_transforms.ipynb #b7539fcf
 def row_stream(seed: int, row: int, purpose: int = 0) -> torch.Generator:
     "Row `row`'s own stream of random numbers, from (seed, row): a dream does not depend on what else is in its batch."
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0: raise ValueError(f"seed={seed!r}: give a whole number, 0 or more")
@@ -43,35 +43,41 @@ class Walk:
 
     def randn(self, x: Tensor, which: Tensor, sigma=0.) -> Tensor:
         "Normal noise of standard deviation 1 for the rows marked in `which`, zero elsewhere, smooth for `sigma` > 0; each row draws from its own stream."
-        noise = torch.zeros_like(x)
-        for i in torch.nonzero(which).flatten().tolist():
-            noise[i] = torch.randn(x.shape[1:], generator=self.streams[int(self.rows[i])]).to(x)
-        if not (torch.as_tensor(sigma) > 0).any() or not which.any(): return noise
-        s = per_row(sigma, self.rows, x).reshape(-1).expand(len(x))
-        pulse = torch.zeros(len(x), 1, 2 * int(4 * float(s.max()) + 1) + 1, dtype=x.dtype, device=x.device)
-        pulse[..., pulse.shape[-1] // 2] = 1.                                     # how much the blur takes from white noise
-        return gaussian_blur(noise, s) / gaussian_blur(pulse, s).norm(dim=-1, keepdim=True)
+        noise, due = torch.zeros_like(x), torch.nonzero(which).flatten().tolist()
+        for i in due: noise[i] = torch.randn(x.shape[1:], generator=self.streams[int(self.rows[i])]).to(x)
+        if not due or not (torch.as_tensor(sigma) > 0).any(): return noise
+        s = per_row(sigma, self.rows, x).reshape(-1).expand(len(x))[due]
+        taken = torch.stack([_kernel(float(v), x).norm() for v in s])             # how much the blur takes from white noise
+        noise[due] = gaussian_blur(noise[due], s) / taken.reshape(-1, 1, 1)
+        return noise
 
-# %% ../nbs/05_transforms.ipynb #50131651
+# %% ../nbs/05_transforms.ipynb #ddc24a17
 def _mirrored(x: Tensor, radius: int) -> Tensor:
     "`radius` more points on either side, mirrored at the ends, the end point repeated (scipy's mode 'reflect')."
     t = x.shape[-1]
     fold = torch.arange(-radius, t + radius, device=x.device) % (2 * t)
     return x[..., torch.where(fold < t, fold, 2 * t - 1 - fold)]
 
+def _kernel(sigma: float, like: Tensor) -> Tensor:
+    "Weights of a Gaussian filter of width `sigma` points, cut off at 4σ, `(2 radius + 1,)`."
+    at = torch.arange(-int(4 * sigma + 0.5), int(4 * sigma + 0.5) + 1, dtype=like.dtype, device=like.device)
+    kernel = torch.exp(-0.5 * (at / max(sigma, 1e-9)) ** 2)
+    return kernel / kernel.sum()
+
 def gaussian_blur(
     x: Tensor,  # series (n, channels, timepoints)
     sigma,      # width in points: a number, or one per row
 ) -> Tensor:
-    "Gaussian filter along time, as `scipy.ndimage.gaussian_filter1d` (mode 'reflect', cut off at 4σ)."
-    n, channels, t = x.shape
-    s = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(n).clamp_min(1e-9)[:, None]
-    radius = int(4 * float(s.max()) + 0.5)
-    if radius == 0 or n == 0: return x
-    at = torch.arange(-radius, radius + 1, device=x.device)
-    kernel = torch.where(at.abs() <= (4 * s + 0.5).floor(), torch.exp(-0.5 * (at / s) ** 2), 0.)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)[:, None]
-    return F.conv1d(_mirrored(x, radius).reshape(1, n * channels, -1), kernel, groups=n * channels).reshape(n, channels, t)
+    "Gaussian filter along time, as `scipy.ndimage.gaussian_filter1d` (mode 'reflect', cut off at 4σ). No row's rounding depends on the others."
+    widths = torch.as_tensor(sigma, dtype=torch.float64).cpu().expand(len(x))
+    out = x.clone()
+    for s in widths.unique().tolist():
+        kernel = _kernel(s, x)
+        if len(kernel) == 1: continue
+        at_once = max(1, 2 ** 22 // (x[0].numel() * len(kernel)))                   # a window per point: keep them few
+        for rows in torch.nonzero(widths == s).flatten().to(x.device).split(at_once):
+            out[rows] = _mirrored(x[rows], len(kernel) // 2).unfold(-1, len(kernel), 1) @ kernel
+    return out
 
 # %% ../nbs/05_transforms.ipynb #7386670e
 @dataclass(frozen=True)

@@ -178,3 +178,158 @@ def test_final_activations_are_the_models_answer(net):
     d = sd.dream(net, start, sd.score(1), transforms=noisy, lr=.3, steps=7)
     assert torch.allclose(net(d.x), d.activations, atol=1e-4)
     assert torch.allclose(-d.activations[:, 1], d.history["loss"].nan_to_num(float("inf")).min(0).values, atol=1e-4)  # the best of the walk is kept
+
+
+# --- the private copy -------------------------------------------------------------------------------------------------
+
+class Twice(nn.Module):
+    "The convolution's output is used beside the batch norm; another convolution runs twice; a third is weight-normed; a fourth pair is plain."
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Conv1d(i, 6, 5, padding=2) for i in (1, 6, 6, 6))
+        self.na, self.nb, self.nc, self.nd = (nn.BatchNorm1d(6) for _ in range(4))
+        nn.utils.parametrizations.weight_norm(self.c)
+        self.head = nn.Linear(6, 2)
+    def forward(self, x):
+        u = self.a(x); h = self.na(u) + torch.tanh(u)
+        h = torch.relu(self.nb(self.b(h)) + self.b(h))
+        h = torch.relu(self.nc(self.c(h)))
+        return self.head(torch.relu_(self.nd(self.d(h))).mean(-1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__(); self.front, self.norm, self.rnn, self.head = nn.Conv1d(1, 4, 3), nn.BatchNorm1d(4), nn.GRU(4, 8, batch_first=True), nn.Linear(8, 2)
+    def forward(self, x): return self.head(self.rnn(self.norm(self.front(x)).transpose(1, 2))[0][:, -1])
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__(); self.front, self.norm, self.att, self.head = nn.Conv1d(1, 8, 4, stride=2), nn.BatchNorm1d(8), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 2)
+    def forward(self, x): return self.head(self.att(torch.relu(self.norm(self.front(x))).transpose(1, 2)).mean(1))
+
+
+class Choosy(nn.Module):
+    "Control flow that depends on the values."
+    def __init__(self):
+        super().__init__(); self.conv, self.norm, self.head = nn.Conv1d(1, 4, 3), nn.BatchNorm1d(4), nn.Linear(4, 2)
+    def forward(self, x):
+        h = self.norm(self.conv(x))
+        return self.head((h if h.sum() > 0 else -h).relu().mean(-1))
+
+
+def trained_looking(model, seed=0):
+    "Batch norms with statistics and weights of their own."
+    g = torch.Generator().manual_seed(seed)
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm1d):
+            for v, low, high in ((m.running_mean, -1, 1), (m.running_var, .3, 3), (m.weight.data, .5, 2), (m.bias.data, -1, 1)): v.copy_(low + (high - low) * torch.rand(v.shape, generator=g))
+    return model.eval()
+
+
+@pytest.mark.parametrize("make, folded", [(Twice, 1), (Recurrent, 1), (Attention, 1), (Choosy, 1), (lambda: sd.ResNet.preset("paper"), 11), (lambda: nn.Sequential(nn.Conv1d(1, 3, 3), nn.BatchNorm1d(3, track_running_stats=True), nn.Flatten(), nn.LazyLinear(2)), 1)])
+def test_the_private_copy_gives_the_models_answers_and_gradients(make, folded):
+    from seqdream.dreaming import Engine
+    from seqdream.models import borrowed
+    torch.manual_seed(3)
+    model = make(); model(start); trained_looking(model)
+    before = full_state(model)
+    with borrowed(model):
+        engine = Engine(sd.Probe(model), start)
+        assert engine.folded == folded and engine.quick.model is not model
+        both = []
+        for ask in (engine, lambda x: model.double()(x.double())):                    # the answer in double precision is the judge
+            x = start.clone().requires_grad_(); a = ask(x)
+            both.append((a.detach().float(), torch.autograd.grad((a * torch.tensor([1., -2.])).sum(), x)[0]))
+        model.float()
+    assert torch.allclose(both[0][0], both[1][0], rtol=1e-4, atol=1e-5) and torch.allclose(both[0][1], both[1][1], rtol=1e-3, atol=1e-6)
+    assert same(before, full_state(model))
+
+
+def test_hidden_layers_of_the_copy_answer_as_the_models_own():
+    from seqdream.dreaming import Engine
+    from seqdream.models import borrowed
+    model = trained_looking(sd.ResNet.preset("paper", seed=2))
+    for layer in ("blocks.0.body.0", "blocks.0.body.1", "blocks.0.shortcut.0", "blocks.1", "blocks.2.shortcut", "head"):
+        with borrowed(model): assert torch.allclose(Engine(sd.Probe(model, layer), start)(start), sd.Probe(model, layer)(start), atol=1e-4), layer
+
+
+def test_what_lies_behind_the_layer_is_not_computed():
+    class Late(nn.Module):
+        runs = 0
+        def forward(self, x): Late.runs += 1; return x
+    model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU(), Late(), nn.Flatten()).eval()
+    probe = sd.Probe(model, "0")
+    first, second = probe(start), probe(start)
+    assert Late.runs == 1 and torch.equal(first, second)                              # the first pass counts how often the layer runs
+
+
+def test_a_layer_that_runs_several_times_gives_its_last_answer():
+    shared = nn.Linear(10, 10)
+    model = nn.Sequential(nn.Flatten(), shared, nn.Tanh(), shared, nn.Tanh()).eval()
+    probe, x = sd.Probe(model, "1"), torch.randn(3, 1, 10)
+    for _ in range(3): assert torch.equal(probe(x), shared(torch.tanh(shared(x.flatten(1)))))
+
+
+@pytest.mark.parametrize("make", [lambda: trained_looking(sd.ResNet.preset("paper", seed=4)), Attention, Recurrent])
+def test_padded_micro_batches_make_a_row_independent_of_its_company_bit_for_bit(make):
+    torch.manual_seed(1)
+    model = make().eval()
+    x, sigma = torch.randn(11, 1, 60), torch.linspace(0.5, 4, 11)
+    def walk(rows):
+        return sd.dream(model, x[rows], sd.score(1), penalties=[sd.AlphaNorm(sigma[rows] / 100, 4 + sigma[rows] / 4), sd.TotalVariation(.01, 1.5)], transforms=[sd.GaussianBlur(sigma[rows], on="gradient"), sd.NoiseOnStall(.05, patience=1, sigma=sigma[rows]), sd.NoiseOnOvershoot(.05)],
+                        lr=sigma[rows] / 20, steps=7, keep="last", micro_batch=4, streams=rows)
+    whole = walk(list(range(11)))
+    for rows in ([3], [10, 0], [7, 2, 5, 1, 9], [4, 3, 2, 1, 0, 10, 9, 8]):
+        some = walk(rows)
+        assert torch.equal(some.x, whole.x[rows]) and torch.equal(some.activations, whole.activations[rows]) and torch.equal(some.history["loss"].nan_to_num(), whole.history["loss"][:, rows].nan_to_num())
+
+
+def test_micro_batches_change_nothing_but_rounding(net):
+    alone, small, padded = (sd.dream(net, start, sd.score(1), transforms=noisy, lr=.2, steps=6, seed=3, keep="last", micro_batch=m) for m in (None, 2, 7))
+    assert torch.allclose(alone.x, small.x, atol=1e-4) and torch.allclose(alone.x, padded.x, atol=1e-4) and small.history["loss"].shape == (7, 5)
+
+
+def test_bfloat16_walks_in_half_the_bits_and_reports_in_float32(net):
+    from seqdream.dreaming import Engine
+    from seqdream.models import borrowed
+    d = sd.dream(net, start, sd.score(1), lr=.2, steps=4, precision="bfloat16", keep="last")
+    assert d.settings["precision"] == "bfloat16" and torch.allclose(net(d.x), d.activations, atol=1e-5)
+    with borrowed(net):
+        engine, exact = Engine(sd.Probe(net), start, "bfloat16"), net(start)
+        assert 0 < (engine(start) - exact).abs().max() < .05 * exact.abs().max()
+
+
+def test_only_float32_says_that_a_target_is_reached(net):
+    "A target that bfloat16 sees reached at once, and float32 does not."
+    from seqdream.objectives import Objective
+    a = net(start).detach()
+    seen = []
+    def arrived(now, rows):
+        seen.append(now.clone()); return (now - a[rows]).abs().amax(1) < (1. if len(seen) % 2 else -1.)
+    d = sd.dream(net, start, Objective(lambda now, rows: (now - a[rows]).square().sum(1) + 1, "stay", arrived), steps=2, lr=.01, precision="bfloat16")
+    assert "arrived" not in d.status and len(seen) >= 4
+
+
+def test_precision_none_keeps_float32_where_the_gradient_disagrees(net, monkeypatch):
+    from seqdream import dreaming
+    monkeypatch.setattr(dreaming, "fast_bfloat16", lambda device="cpu": True)
+    class Cliffs(nn.Module):
+        "Its gradient hangs on digits that bfloat16 does not have."
+        def forward(self, x): return torch.stack([(x * 3000).sin().mean((1, 2)), x.mean((1, 2))], 1)
+    class Rounded(Cliffs):
+        def __init__(self): super().__init__(); self.mix = nn.Conv1d(1, 1, 1, bias=False); nn.init.constant_(self.mix.weight, 1.0)
+        def forward(self, x): return super().forward(self.mix(x))
+    assert sd.dream(Rounded(), start, sd.score(0), steps=1, precision=None).settings["precision"] == "float32"
+    assert sd.dream(nn.Sequential(nn.Flatten(), nn.Linear(60, 2)), start, sd.score(0), steps=1, precision=None).settings["precision"] == "bfloat16"
+
+
+def test_a_callback_may_stop_some_rows(net):
+    d = sd.dream(net, start, sd.score(1), lr=.1, steps=5, callback=lambda step, so_far: torch.arange(5) < 2 if step == 3 else None)
+    assert d.status[:2] == ["stopped"] * 2 and "stopped" not in d.status[2:] and torch.isnan(d.history["loss"][4:, :2]).all() and torch.isfinite(d.history["loss"][:, 2:]).all()
+    with pytest.raises(ValueError, match="one bool for each of the 5 rows"): sd.dream(net, start, sd.score(1), steps=2, callback=lambda step, so_far: torch.ones(3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("wrong, says", [({"precision": "float16"}, "float32, bfloat16"), ({"micro_batch": 0}, "whole number of rows"), ({"micro_batch": True}, "whole number of rows"), ({"streams": [1, 2]}, "each of the 5 rows")])
+def test_bad_engine_settings(net, wrong, says):
+    with pytest.raises(ValueError, match=says): sd.dream(net, start, sd.score(1), steps=1, **wrong)
