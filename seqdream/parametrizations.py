@@ -11,16 +11,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# %% ../nbs/07_parametrizations.ipynb #d5270203
+# %% ../nbs/07_parametrizations.ipynb #8988a356
 @dataclass(frozen=True)
 class Time:
-    "The points of the series are the free parameters."
+    "The points of the series are the free parameters, counted in `unit`s from `level`: then a step means the same for data of any scale."
+    unit: float = 1.
+    level: float = 0.
+
     def encode(self, x: Tensor) -> Tensor:
-        "Parameters of a series: the series."
-        return x
+        "Parameters of a series: the series, in units."
+        return x if (self.unit, self.level) == (1, 0) else (x - self.level) / self.unit
     def decode(self, z: Tensor) -> Tensor:
-        "Series of the parameters: the parameters."
-        return z
+        "Series of the parameters."
+        return z if (self.unit, self.level) == (1, 0) else z * self.unit + self.level
 
 # %% ../nbs/07_parametrizations.ipynb #76407675
 @dataclass(frozen=True)

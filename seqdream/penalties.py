@@ -8,47 +8,56 @@ __all__ = ['alpha_norm', 'AlphaNorm', 'total_variation', 'TotalVariation', 'smoo
 # %% ../nbs/06_penalties.ipynb #ca99f5d0
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from .objectives import check_per_row, per_row
 
-# %% ../nbs/06_penalties.ipynb #61aa53c4
+# %% ../nbs/06_penalties.ipynb #5b5c3f63
+def _sum_of_powers(x: Tensor, exponent) -> Tensor:
+    "Σ |x|^exponent per row; `exponent` a number or `(n, 1, 1)`. Zeros bring each row to a multiple of 64 values: then vector units cut all rows alike, and no row's rounding depends on the others."
+    rows = F.pad(x.abs().flatten(1), (0, -x[0].numel() % 64))
+    return rows.pow(exponent.flatten(1) if isinstance(exponent, Tensor) and exponent.ndim else exponent).sum(1)
+
 def alpha_norm(x: Tensor, alpha) -> Tensor:
     "‖x‖_α^α = Σ |x|^α over channels and points, per row (Eq. 2); `alpha` a number or `(n, 1, 1)`."
-    return x.abs().pow(alpha).flatten(1).sum(1)
+    return _sum_of_powers(x, alpha)
 
 @dataclass(frozen=True)
 class AlphaNorm:
     "λ_α ‖x‖_α^α: keeps peaks down."
     weight: float | Tensor = 1e-4   # λ_α, Table 1: 1e-5 to 1e-1
     alpha: float | Tensor = 4.      # Table 1: 4 to 6
+    unit: float = 1.                # |x − level| is counted in these
+    level: float = 0.
     label = "alpha_norm"
 
     def check(self, n: int):
         "Refuse settings that do not fit `n` rows."
         check_per_row("lambda_alpha", self.weight, n); check_per_row("alpha", self.alpha, n, low=1, high=20)
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
-        return per_row(self.weight, rows, x[:, 0, 0]) * alpha_norm(x, per_row(self.alpha, rows, x))
+        return per_row(self.weight, rows, x[:, 0, 0]) * alpha_norm((x - self.level) / self.unit, per_row(self.alpha, rows, x))
 
-# %% ../nbs/06_penalties.ipynb #7850f950
+# %% ../nbs/06_penalties.ipynb #02a5b240
 def total_variation(x: Tensor, beta) -> Tensor:
     "TV(x, β) = Σ |x_{i+1} − x_i|^β over channels and points, per row (Eq. 3, with the bars it needs)."
-    return x.diff(dim=-1).abs().pow(beta).flatten(1).sum(1)
+    return _sum_of_powers(x.diff(dim=-1), beta)
 
 @dataclass(frozen=True)
 class TotalVariation:
     "λ_β TV(x, β): keeps jumps down."
     weight: float | Tensor = 1e-4   # λ_β, Table 1: 1e-5 to 1e-1
     beta: float | Tensor = 2.       # Table 1: 1 to 2
+    unit: float = 1.                # jumps are counted in these
     label = "total_variation"
 
     def check(self, n: int):
         "Refuse settings that do not fit `n` rows."
         check_per_row("lambda_beta", self.weight, n); check_per_row("beta", self.beta, n, low=1, high=20)
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
-        return per_row(self.weight, rows, x[:, 0, 0]) * total_variation(x, per_row(self.beta, rows, x))
+        return per_row(self.weight, rows, x[:, 0, 0]) * total_variation(x / self.unit, per_row(self.beta, rows, x))
 
-# %% ../nbs/06_penalties.ipynb #3fb247ab
+# %% ../nbs/06_penalties.ipynb #c50f4cb9
 def smoothness(x: Tensor) -> Tensor:
     "SM(x) = 1/(m−1) Σ |x_{i+1} − x_i|, the mean jump between neighbouring points, per row (Eq. 5)."
     return x.diff(dim=-1).abs().flatten(1).mean(1)
@@ -57,10 +66,11 @@ def smoothness(x: Tensor) -> Tensor:
 class Smoothness:
     "λ_sm SM(x): the mean jump."
     weight: float | Tensor = 0.1    # λ_sm, Table 1: 1e-1 to 5e-1
+    unit: float = 1.                # jumps are counted in these
     label = "smoothness"
 
     def check(self, n: int):
         "Refuse settings that do not fit `n` rows."
         check_per_row("lambda_sm", self.weight, n)
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
-        return per_row(self.weight, rows, x[:, 0, 0]) * smoothness(x)
+        return per_row(self.weight, rows, x[:, 0, 0]) * smoothness(x) / self.unit

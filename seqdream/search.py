@@ -81,6 +81,10 @@ class Task:
     options: dict             # of `sequence_dreaming`: k, treat, tolerance, blur, seed, precision
     device: str | None = None
 
+    def __sizeof__(self) -> int:
+        "In bytes, with what it holds: Dask then sends it to each worker once, not with each shard."
+        return super().__sizeof__() + sum(t.numel() * t.element_size() for t in (*self.model.parameters(), self.ref.X)) + sum(g.covariance.nbytes for g in self.ref.time if g is not None)
+
     def identity(self) -> dict:
         "What decides the result of a row, as JSON can hold it."
         digest = lambda t: hashlib.sha256(t.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
@@ -213,11 +217,22 @@ def _walk_rows(task: Task, shards: Shards, rows: list, checkpoints: list, bar) -
     "Compute what is missing, shard by shard, wherever joblib has been told to."
     todo = shards.missing(rows, checkpoints)
     bar.update((len(rows) - len(todo)) * max(checkpoints))
-    cut = [todo[i:i + SHARD] for i in range(0, len(todo), SHARD)]
-    if not cut: return
-    for i, found in joblib.Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1)(joblib.delayed(_numbered)(i, task, part, checkpoints) for i, part in enumerate(cut)):
-        shards.add(cut[i], found)
-        bar.update(len(cut[i]) * max(checkpoints))
+    jobs = _jobs(todo, max(checkpoints))
+    for i, found in _as_completed([joblib.delayed(_numbered)(i, task, part, checkpoints) for i, part in enumerate(jobs)]):
+        for at in range(0, len(found), SHARD): shards.add(jobs[i][at:at + SHARD], found[at:at + SHARD])
+        bar.update(len(found) * max(checkpoints))
+
+def _jobs(rows: list, steps: int) -> list:
+    "Rows cut into jobs: a shard each; several where walks are short, so that getting ready does not cost more than walking. Still eight jobs or more, for as many workers."
+    size = SHARD * max(1, min(100 // steps, len(rows) // (8 * SHARD)))
+    return [rows[i:i + size] for i in range(0, len(rows), size)]
+
+def _as_completed(calls: list):
+    "Results of joblib's calls as they come; in rounds of four a worker where the backend (Ray's) gives lists only."
+    backend, n_jobs = joblib.parallel.get_active_backend()
+    if backend.supports_return_generator: return joblib.Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1)(calls)
+    size = 4 * joblib.effective_n_jobs(n_jobs)
+    return (found for at in range(0, len(calls), size) for found in joblib.Parallel(batch_size=1)(calls[at:at + size]))
 
 def _numbered(i: int, task: Task, rows: list, checkpoints: list): return i, run_shard(task, rows, checkpoints)
 

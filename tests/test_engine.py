@@ -175,7 +175,7 @@ def test_dreams_save_load_index(net, tmp_path):
 
 
 def test_final_activations_are_the_models_answer(net):
-    d = sd.dream(net, start, sd.score(1), transforms=noisy, lr=.3, steps=7)
+    d = sd.dream(net, start, sd.score(1), transforms=noisy, lr=.3, steps=7, precision="float32")
     assert torch.allclose(net(d.x), d.activations, atol=1e-4)
     assert torch.allclose(-d.activations[:, 1], d.history["loss"].nan_to_num(float("inf")).min(0).values, atol=1e-4)  # the best of the walk is kept
 
@@ -223,7 +223,7 @@ def trained_looking(model, seed=0):
     g = torch.Generator().manual_seed(seed)
     for m in model.modules():
         if isinstance(m, nn.BatchNorm1d):
-            for v, low, high in ((m.running_mean, -1, 1), (m.running_var, .3, 3), (m.weight.data, .5, 2), (m.bias.data, -1, 1)): v.copy_(low + (high - low) * torch.rand(v.shape, generator=g))
+            for v, low, high in ((m.running_mean, -1, 1), (m.running_var, .3, 3), *(((m.weight.data, .5, 2), (m.bias.data, -1, 1)) if m.affine else ())): v.copy_(low + (high - low) * torch.rand(v.shape, generator=g))
     return model.eval()
 
 
@@ -235,7 +235,7 @@ def test_the_private_copy_gives_the_models_answers_and_gradients(make, folded):
     model = make(); model(start); trained_looking(model)
     before = full_state(model)
     with borrowed(model):
-        engine = Engine(sd.Probe(model), start)
+        engine = Engine(sd.Probe(model), start, "float32")
         assert engine.folded == folded and engine.quick.model is not model
         both = []
         for ask in (engine, lambda x: model.double()(x.double())):                    # the answer in double precision is the judge
@@ -246,12 +246,28 @@ def test_the_private_copy_gives_the_models_answers_and_gradients(make, folded):
     assert same(before, full_state(model))
 
 
+@pytest.mark.parametrize("options", [dict(stride=2), dict(padding=3, dilation=2), dict(groups=3), dict(padding="same"), dict(padding="valid"), dict(padding=2, padding_mode="circular"), dict(stride=3, padding=1, groups=6, bias=False)])
+def test_channels_last_convolutions_are_convolutions(options):
+    from seqdream.dreaming import Engine
+    from seqdream.models import borrowed
+    torch.manual_seed(0)
+    first = nn.Conv1d(1, 6, 3, padding=1)
+    model = trained_looking(nn.Sequential(first, nn.BatchNorm1d(6), nn.ReLU(), nn.BatchNorm1d(6), nn.Conv1d(6, 12, 5, **options), nn.ReLU(inplace=True), nn.BatchNorm1d(12, affine=False), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(12, 2)))
+    with borrowed(model):
+        both = []
+        for ask in (Engine(sd.Probe(model), start, "float32"), lambda x: model.double()(x.double())):
+            x = start.clone().requires_grad_(); a = ask(x)
+            both.append((a.detach().float(), torch.autograd.grad(a[:, 1].sum(), x)[0]))
+        model.float()
+    assert torch.allclose(both[0][0], both[1][0], rtol=1e-4, atol=1e-5) and torch.allclose(both[0][1], both[1][1], rtol=1e-3, atol=1e-6)
+
+
 def test_hidden_layers_of_the_copy_answer_as_the_models_own():
     from seqdream.dreaming import Engine
     from seqdream.models import borrowed
     model = trained_looking(sd.ResNet.preset("paper", seed=2))
     for layer in ("blocks.0.body.0", "blocks.0.body.1", "blocks.0.shortcut.0", "blocks.1", "blocks.2.shortcut", "head"):
-        with borrowed(model): assert torch.allclose(Engine(sd.Probe(model, layer), start)(start), sd.Probe(model, layer)(start), atol=1e-4), layer
+        with borrowed(model): assert torch.allclose(Engine(sd.Probe(model, layer), start, "float32")(start), sd.Probe(model, layer)(start), atol=1e-4), layer
 
 
 def test_what_lies_behind_the_layer_is_not_computed():

@@ -79,10 +79,11 @@ def test_methods_find_the_shape_of_a_linear_model(linear, c):
 def test_gradient_ascent_is_equation_one(linear):
     model, ref = linear
     lam, lr, steps = .05, .1, 7
-    d = sd.gradient_ascent(model, ref, 0, n=3, steps=steps, lr=lr, lambda_l2=lam, transforms=(), keep="last")
-    w, x = model.shapes[0].detach(), d.start[:, 0]
+    d = sd.gradient_ascent(model, ref, 0, n=3, steps=steps, lr=lr, lambda_l2=lam, transforms=(), keep="last", precision="float32")
+    unit, level = ref.X.std(), ref.X.mean()                         # these series are not z-normalised: x counts in their own units
+    w, x = model.shapes[0].detach() * unit, (d.start[:, 0] - level) / unit
     fixed = w / (2 * lam)                                           # the maximum of w·x − λ‖x‖², and the closed form of the walk to it
-    assert torch.allclose(d.x[:, 0], fixed + (1 - 2 * lr * lam) ** steps * (x - fixed), atol=1e-4)
+    assert torch.allclose((d.x[:, 0] - level) / unit, fixed + (1 - 2 * lr * lam) ** steps * (x - fixed), atol=1e-4)
 
 
 def test_hidden_layers_climb_along_the_class(linear):
@@ -130,3 +131,18 @@ def test_figures_of_many_classes_and_of_what_is_off_the_page():
     text = " ".join(t.get_text() for t in fig.findobj(lambda a: hasattr(a, "get_text")))
     assert "4 of 4 off the page" in text and "and 8 more classes" in text
     sd.plot_violins(d[:4] + [far], ref); sd.plot_violins(d[:3], ref, "nearest_distance"); sd.plot_activations(ref)
+
+
+@pytest.mark.parametrize("recipe", [lambda m, r: sd.sequence_dreaming(m, r, 1, n=3, steps=6, lr=1.0, lambda_alpha=1e-3, lambda_beta=1e-3), lambda m, r: sd.target_descent(m, r, 1, n=3, steps=6, lambda_alpha=1e-3), lambda m, r: sd.gradient_ascent(m, r, 1, n=3, steps=6, lambda_l2=.01, transforms=())])
+def test_the_unit_of_the_data_does_not_change_a_dream(recipe):
+    "Series in other units, a model that takes the units back: the same dreams in those units. Neither set is z-normalised."
+    class Rescaled(torch.nn.Module):
+        def __init__(self, net): super().__init__(); self.net = net
+        def forward(self, x): return self.net((x - 100) / 40)
+    g = torch.Generator().manual_seed(0)
+    y = torch.arange(24) % 2
+    X = torch.randn(24, 1, 40, generator=g) * 3 + 2 + y[:, None, None]
+    net = sd.ResNet.preset("paper", seed=3); net(X); net.eval()
+    both = [recipe(m, sd.Reference.from_data(m, x, y)) for m, x in ((net, X), (Rescaled(net), X * 40 + 100))]
+    assert torch.allclose((both[1].x - 100) / 40, both[0].x, atol=2e-2) and both[0].status == both[1].status
+    assert (both[0].x - both[0].start).abs().max() > .05

@@ -53,6 +53,14 @@ def test_any_number_of_workers_the_same_table(small, whole, how):
     pd.testing.assert_frame_equal(again.table, whole.table)
 
 
+def test_a_backend_that_gives_lists_only(small, whole, monkeypatch):
+    "As Ray's does."
+    from joblib._parallel_backends import ThreadingBackend
+    monkeypatch.setattr(ThreadingBackend, "supports_return_generator", False)
+    with joblib.parallel_config("threading", n_jobs=2): again = sd.grid_search(*small, 1, "max", GRID, halving=False, **quiet)
+    pd.testing.assert_frame_equal(again.table, whole.table)
+
+
 def test_threads_of_torch_do_not_change_the_table(small, whole):
     before = torch.get_num_threads()
     try:

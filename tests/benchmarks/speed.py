@@ -5,20 +5,20 @@
 Ratios are medians over rounds in which every variant is timed in turn, on one thread:
 (a) naive    one row at a time, weights not frozen, as a first loop is written
 (b) plain    frozen weights, the best of several batch sizes, float32
-(c) bare     the engine's own step written without the engine (folded copy, float32), and the engine beside it
+(c) bare     the engine's own step written without the engine (folded copy, float32), and the engine in float32 beside it
 (d) engine   as it ships (the precision that suits the machine)
 (e) ceiling  the model's multiplications at the rate of one large Conv1d of that precision
 """
 import argparse
-import importlib
+import importlib.util
 import json
 import os
 import platform
 import resource
 import statistics
 import sys
-import tempfile
 import time
+import types
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -91,33 +91,37 @@ def ceiling(model, ref, bf16) -> float:
     return flops(model, ref.X[:1]) / rate
 
 
-def steps(name, rounds, quick) -> dict:
-    "The rates of (a) to (e), in milliseconds per row and step."
+def steps(name, rounds) -> dict:
+    "The rates of (a) to (e), in milliseconds per row and step: what a step more costs, so that getting ready (said apart) does not blur it."
     model, ref = sd.load_pretrained("FordA", name)
     T, limits = sd.region_target(ref, 1, "max"), (ref.X.min().item(), ref.X.max().item())
-    n, k = 16, (12 if name == "paper" else 3)
-    x = ref.exemplars(1, n)
+    n, few, many = 16, *((10, 40) if name == "paper" else (1, 5))
+    x, big = ref.exemplars(1, n), ref.X[torch.arange(64) % len(ref.X)]
     free, one = sd.load_pretrained("FordA", name)[0].eval(), x[:1].clone().requires_grad_()
     for p in free.parameters(): p.requires_grad_(True)
-    big = ref.X[torch.arange(64) % len(ref.X)]
+    def naive(k):
+        for _ in range(4 * k): naive_step(free, one, ref, T, limits)
+    def batch(ask, rows):
+        def go(k):
+            y = rows
+            for _ in range(k): y = bare_step(ask, y, T, limits)
+        return go
     def engine(precision):
-        return lambda: sd.sequence_dreaming(model, ref, 1, n=n, start=x, steps=k, tolerance=0.0, precision=precision, snapshots=(), micro_batch=16, **SETTING)
+        return lambda k: sd.sequence_dreaming(model, ref, 1, n=n, start=x, steps=k, tolerance=0.0, precision=precision, snapshots=(), micro_batch=16, patience=10**6, **SETTING)
     with borrowed(model):
-        quick_copy, exact = Engine(sd.Probe(model), x), sd.Probe(model)
         shipped = Engine(sd.Probe(model), x, None).precision
-        def bare():
-            y = x
-            for _ in range(k): y = bare_step(quick_copy, y, T, limits)
-        variants = {"naive": (lambda: naive_step(free, one, ref, T, limits), 1), **{f"plain_{b}": (lambda b=b: bare_step(exact.pooled, big[:b], T, limits), b) for b in (8, 16, 32, 64)},
-                    "bare": (bare, n * k), "engine_float32": (engine("float32"), n * k), "engine": (engine(None), n * k), "ceiling": None}
-        times = {v: [] for v in variants}
+        variants = {"naive": (naive, 4), **{f"plain_{b}": (batch(sd.Probe(model).pooled, big[:b]), b) for b in (8, 16, 32, 64)}, "bare": (batch(Engine(sd.Probe(model), x, "float32"), x), n), "engine_float32": (engine("float32"), n), "engine": (engine(None), n)}
+        times, fixed = {v: [] for v in (*variants, "ceiling")}, []
         for _ in range(rounds + 1):                                                    # the first round warms up
-            for v, what in variants.items():
-                times[v].append(ceiling(model, ref, shipped == "bfloat16") if what is None else seconds(what[0], 4 if v == "naive" else 1) / what[1])
+            for v, (go, rows) in variants.items():
+                short, long = seconds(lambda: go(few)), seconds(lambda: go(many))
+                times[v].append((long - short) / (many - few) / rows)
+                if v == "engine": fixed.append(short - few * rows * times[v][-1])
+            times["ceiling"].append(ceiling(model, ref, shipped == "bfloat16"))
     ms = {v: statistics.median(t[1:]) * 1e3 for v, t in times.items()}
     best = min((v for v in ms if v.startswith("plain")), key=ms.get)
     ratio = lambda a, b: statistics.median(p / q for p, q in zip(times[a][1:], times[b][1:]))
-    return {"ms": ms, "best_plain": best, "precision": shipped, "mflop": flops(model, ref.X[:1]) / 1e6, "row_steps_timed": n * k,
+    return {"ms": ms, "best_plain": best, "precision": shipped, "mflop": flops(model, ref.X[:1]) / 1e6, "rounds": rounds, "getting_ready_s": statistics.median(fixed[1:]),
             "naive_over_engine": ratio("naive", "engine"), "plain_over_engine": ratio(best, "engine"), "engine_over_ceiling": ratio("engine", "ceiling"), "engine_float32_over_bare": ratio("engine_float32", "bare")}
 
 
@@ -133,7 +137,7 @@ def grids(name, naive_ms, engine_ms, levels, jobs, walk) -> dict:
     import joblib
     import numpy as np
     with joblib.parallel_config(n_jobs=jobs):
-        if jobs > 1: joblib.Parallel()(joblib.delayed(seconds)(time.time) for _ in range(jobs * 2))  # workers started and warm
+        if jobs > 1: joblib.Parallel()(joblib.delayed(sd.paper_grid)(1) for _ in range(jobs * 4))  # workers started, torch imported
         for label, halving in (("complete", False), ("halving", True)):
             began, tables = time.perf_counter(), [sd.grid_search(model, ref, c, "max", grid, halving=halving, progress=False) for c in (0, 1)]
             found[f"{label}_s"] = time.perf_counter() - began
@@ -167,21 +171,35 @@ def growth(quick) -> dict:
     return found
 
 
-def others() -> dict:
-    "Other activation-maximization libraries on the same model, and where they fail."
+class Image(nn.Module):
+    "A model of series as one of images of height one, which is what lucent asks for."
+    def __init__(self, model): super().__init__(); self.net = model
+    def forward(self, x): return self.net(x.squeeze(2))
+
+
+def others(models) -> dict:
+    "Other activation-maximization libraries on the same model, milliseconds per step of one row; and where they fail."
     said = {}
-    model, ref = sd.load_pretrained("FordA", "paper")
     try:
         import captum
         try: importlib.import_module("captum.optim"); said["captum"] = f"captum {captum.__version__}: captum.optim is there; not timed"
         except ImportError as e: said["captum"] = f"captum {captum.__version__} has no activation maximization in its release ({e})"
     except ImportError as e: said["captum"] = f"not installed ({e})"
+    if importlib.util.find_spec("torchvision") is None:                                # lucent imports it for photographs; an empty stand-in does
+        for name in ("torchvision", "torchvision.transforms", "torchvision.models"): sys.modules[name] = types.ModuleType(name)
+        sys.modules["torchvision"].transforms, sys.modules["torchvision"].models, sys.modules["torchvision.transforms"].Normalize = sys.modules["torchvision.transforms"], sys.modules["torchvision.models"], object
     try:
         from lucent.optvis import objectives, render
-        x = ref.exemplars(1, 1).clone().requires_grad_()
-        began = time.perf_counter()
-        render.render_vis(model, objectives.channel("head", 1), param_f=lambda: ([x], lambda: x), transforms=[], preprocess=False, thresholds=(50,), show_image=False, progress=False, optimizer=lambda p: torch.optim.SGD(p, lr=.01))
-        said["lucent"] = {"ms": (time.perf_counter() - began) / 50 * 1e3}
+        def loop(model, x, **options):
+            return seconds(lambda: render.render_vis(model, objectives.channel(*where), param_f=lambda: ([x], lambda: x), transforms=[], preprocess=False, thresholds=(50,), show_image=False, progress=False, optimizer=lambda p: torch.optim.SGD(p, lr=.01), **options)) / 50 * 1e3
+        for name in models:
+            model, ref = sd.load_pretrained("FordA", name)
+            x, where = ref.exemplars(1, 1).clone(), ("head", 1)
+            for p in model.parameters(): p.requires_grad_(True)
+            try: loop(model.eval(), x.requires_grad_())
+            except Exception as e: said["lucent on series"] = f"{type(e).__name__}: {e}"
+            where, x = ("net_head", 1), x.detach()[:, :, None].requires_grad_()
+            said[f"lucent {name}"] = statistics.median(loop(Image(model).eval(), x, fixed_image_size=(1, x.shape[-1])) for _ in range(3))
     except Exception as e: said["lucent"] = f"{type(e).__name__}: {e}"[:300]
     return said
 
@@ -190,17 +208,18 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--quick", action="store_true", help="two minutes: fewer rounds, the two-level grid")
     p.add_argument("--models", nargs="+", default=["paper", "wang"])
+    p.add_argument("--walk", nargs="*", default=["paper"], help="models whose whole grid is walked, not only extrapolated (default: paper; wang takes half an hour)")
     p.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes for the grid (default: all cores)")
     p.add_argument("--out", default="speed.json")
     a = p.parse_args()
     torch.set_num_threads(1)
     found = {"command": "python " + " ".join(["tests/benchmarks/speed.py", *sys.argv[1:]]), "machine": machine(), "steps": {}, "grid": {}}
     for name in a.models:
-        found["steps"][name] = s = steps(name, 3 if a.quick else 9, a.quick)
+        found["steps"][name] = s = steps(name, 3 if a.quick else 9)
         print(name, {k: round(v, 3) for k, v in s["ms"].items()}, {k: round(v, 2) for k, v in s.items() if "_over_" in k}, s["precision"], flush=True)
-        found["grid"][name] = g = grids(name, s["ms"]["naive"], s["ms"]["engine"], 2 if a.quick else 3, a.jobs, walk=name == "paper")
+        found["grid"][name] = g = grids(name, s["ms"]["naive"], s["ms"]["engine"], 2 if a.quick else 3, a.jobs, walk=name in a.walk)
         print(name, {k: v for k, v in g.items() if k not in ("importance", "recommended")}, flush=True)
-    found["growth"], found["others"] = growth(a.quick), others()
+    found["growth"], found["others"] = growth(a.quick), others(a.models)
     found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     found["peak_worker_mb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     found["machine"]["load_after"] = os.getloadavg()[0]
