@@ -254,8 +254,9 @@ def test_channels_last_convolutions_are_convolutions(options):
     first = nn.Conv1d(1, 6, 3, padding=1)
     model = trained_looking(nn.Sequential(first, nn.BatchNorm1d(6), nn.ReLU(), nn.BatchNorm1d(6), nn.Conv1d(6, 12, 5, **options), nn.ReLU(inplace=True), nn.BatchNorm1d(12, affine=False), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(12, 2)))
     with borrowed(model):
-        both = []
-        for ask in (Engine(sd.Probe(model), start, "float32"), lambda x: model.double()(x.double())):
+        both, engine = [], Engine(sd.Probe(model), start, "float32")
+        assert engine.quick.model is not model                                        # the copy was good enough to be used
+        for ask in (engine, lambda x: model.double()(x.double())):
             x = start.clone().requires_grad_(); a = ask(x)
             both.append((a.detach().float(), torch.autograd.grad(a[:, 1].sum(), x)[0]))
         model.float()
