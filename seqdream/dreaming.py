@@ -91,15 +91,15 @@ def _foldable(probe: Probe, x: Tensor) -> list:
     parts = [m for m in probe.model.modules() if (isinstance(m, convs) or type(m) in norms and m.running_var is not None) and not _hooked(m)]
     gave, took = {}, {}
     def note(m, args, out):
-        gave.setdefault(m, []).append((out, out.grad_fn)); took.setdefault(m, []).append(args[0])
+        gave.setdefault(m, []).append((out, out.grad_fn)); took.setdefault(m, []).append((args[0], args[0].grad_fn) if args else (None, None))
     see = [m.register_forward_hook(note) for m in parts]
     try:
         with torch.enable_grad(): a = probe.raw(x[:1].detach().clone().requires_grad_())
     finally:
         for h in see: h.remove()
     once = lambda m, kinds: isinstance(m, kinds) and len(gave.get(m, ())) == 1
-    made = {id(gave[m][0][0]): m for m in parts if once(m, convs) and type(gave[m][0][1]).__name__.startswith("Convolution")}
-    pairs = [(made[id(took[m][0])], m) for m in parts if once(m, norms) and id(took[m][0]) in made]
+    made = {gave[m][0][1]: m for m in parts if once(m, convs) and type(gave[m][0][1]).__name__.startswith("Convolution")}
+    pairs = [(made[took[m][0][1]], m) for m in parts if once(m, norms) and took[m][0][1] in made]   # by graph node: an in-place ReLU between them leaves the tensor, not the node
     used = _consumers(a.grad_fn, {gave[c][0][1] for c, _ in pairs})
     return [(c, m) for c, m in pairs if used[gave[c][0][1]] == 1]
 
@@ -140,7 +140,7 @@ def _same_layout(m, args, out: Tensor) -> None:
     size, stride = out.size(), out.stride()
     if out.requires_grad: out.register_hook(lambda g: g if g.stride() == stride else torch.empty_strided(size, stride, dtype=g.dtype, device=g.device).copy_(g))
 
-# %% ../nbs/08_dreaming.ipynb #c222f6cf
+# %% ../nbs/08_dreaming.ipynb #609063c8
 def _flatten(model: nn.Module, keep) -> None:
     "Lay a private copy out channels-last: convolutions, leftover batch norms, gradients. The module `keep` is probed and stays."
     for name, m in list(model.named_modules()):
