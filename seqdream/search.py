@@ -223,8 +223,8 @@ def _walk_rows(task: Task, shards: Shards, rows: list, checkpoints: list, bar) -
         bar.update(len(found) * max(checkpoints))
 
 def _jobs(rows: list, steps: int) -> list:
-    "Rows cut into jobs: a shard each; several where walks are short, so that getting ready does not cost more than walking. Still eight jobs or more, for as many workers."
-    size = SHARD * max(1, min(100 // steps, len(rows) // (8 * SHARD)))
+    "Rows cut into jobs of several shards, more where walks are short: getting ready should not cost more than walking, and places of rows that have left are filled again. Still eight jobs or more, for as many workers."
+    size = SHARD * max(1, min(400 // steps, len(rows) // (8 * SHARD)))
     return [rows[i:i + size] for i in range(0, len(rows), size)]
 
 def _as_completed(calls: list):
