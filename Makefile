@@ -34,6 +34,7 @@ zoo: $(VENV)/.dev
 	$(BIN)/seqdream train FordA --preset paper --zoo seqdream/zoo
 	$(BIN)/seqdream train FordA --preset wang --zoo seqdream/zoo
 	for seed in 1 2 3 4; do $(BIN)/seqdream train FordA --preset paper --seed $$seed --epochs 250 --zoo seqdream/zoo || exit 1; done
+	$(BIN)/seqdream train FordA --judges --zoo seqdream/zoo
 
 export: $(VENV)/.dev
 	$(BIN)/nbdev-export

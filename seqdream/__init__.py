@@ -5,19 +5,19 @@ Written by hand, unlike the other modules: each part is imported on first use (P
 import importlib
 
 _parts = {
-    "data": ["Dataset", "available_datasets", "check_series", "load_dataset"],
-    "models": ["PRESETS", "ResNet", "accuracy", "load_model", "predict", "save_model"],
+    "data": ["Dataset", "Physical", "available_datasets", "check_series", "load_dataset", "z_normalise"],
+    "models": ["Adapter", "FCN", "InceptionTime", "NETWORKS", "PRESETS", "ResNet", "make_model", "accuracy", "load_model", "predict", "save_model"],
     "training": ["Augment", "fit", "plot_history"],
     "activations": ["Probe", "Reference", "load_pretrained", "pretrained_models"],
-    "objectives": ["Objective", "climb", "direction", "reach", "region_target", "score"],
-    "transforms": ["Clamp", "ClampSpectrum", "ExponentialSmoothing", "GaussianBlur", "L2Decay", "MovingAverage", "NoiseOnOvershoot", "NoiseOnStall", "RandomRestart", "RandomScaling", "clamp_spectrum_to", "clamp_to"],
-    "penalties": ["AlphaNorm", "Smoothness", "TotalVariation"],
-    "parametrizations": ["Fourier", "Time"],
+    "objectives": ["Objective", "class_margin", "climb", "direction", "margin", "reach", "region_target", "score", "tie", "typical"],
+    "transforms": ["Clamp", "ClampSpectrum", "ExponentialSmoothing", "GaussianBlur", "L2Decay", "MovingAverage", "NoiseOnOvershoot", "NoiseOnStall", "Jitter", "RandomRestart", "RandomScaling", "TrustRegion", "UnitGradient", "clamp_spectrum_to", "clamp_to", "trust_region"],
+    "penalties": ["AlphaNorm", "Band", "Diversity", "Smoothness", "TotalVariation", "amplitude_spectrum", "band"],
+    "parametrizations": ["Fourier", "Hold", "Phase", "Time", "Wavelet", "Whitened"],
     "dreaming": ["Dreams", "dream"],
-    "methods": ["CONTROLS", "METHODS", "control", "ellis", "gradient_ascent", "median_spectrum", "sequence_dreaming", "starting_series", "target_descent", "without_loss"],
+    "methods": ["CONTROLS", "METHODS", "control", "ellis", "gradient_ascent", "grounded_dreaming", "median_spectrum", "sequence_dreaming", "starting_series", "target_descent", "without_loss"],
     "search": ["PAPER_GRID", "Search", "grid_search", "judge", "paper_grid"],
-    "evaluation": ["distance_table", "evaluate", "frequency_importance"],
-    "figures": ["plot_activations", "plot_dreams", "plot_path", "plot_projection", "plot_search", "plot_spectra", "plot_violins", "save_figure"],
+    "evaluation": ["compare", "distance_table", "distinct_modes", "evaluate", "frequency_importance", "load_judges", "scramble_phases", "train_judges", "verdict"],
+    "figures": ["plot_activations", "plot_dreams", "plot_path", "plot_projection", "plot_search", "plot_spectra", "plot_twins", "plot_violins", "save_figure"],
     "report": ["make_report", "train_model", "write_report"],
     "cli": [],
 }

@@ -38,12 +38,15 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--epochs", type=int, help="default: 30; for --zoo the bundled models' own")
     t.add_argument("--out", default="models", help="folder to write (default: models)")
     t.add_argument("--zoo", help="train with the bundled models' recipe and write to this folder instead")
+    t.add_argument("--judges", action="store_true", help="train judges instead, on the test set, so that they share no series with the models; see sd.verdict")
     d = add("dream", "Dream of one class; prints the evaluation, writes dreams, table and figure.", "seqdream dream FordA --class 1 --region max --n 8 --out dreams")
     _add_data(d)
     d.add_argument("--model", default="wang", help="as for report")
     d.add_argument("--epochs", type=int, help="as for report")
     d.add_argument("--class", dest="target_class", type=int, required=True, help="class index, 0 and up (FordA's -1 is 0)")
-    d.add_argument("--region", default="max", help="centre, max (default) or edge")
+    d.add_argument("--method", default="sd", choices=["sd", "grounded"], help="sd (Sequence Dreaming, default) or grounded (within a stated distance of the data; prints a verdict)")
+    d.add_argument("--region", default="max", help="centre, max (default), edge, boundary; grounded also: beyond")
+    d.add_argument("--trust", type=float, default=95., help="grounded: percentile of held-out real series that dreams never exceed (default: 95)")
     d.add_argument("--k", type=float, help="aim at this multiple of the class mean")
     d.add_argument("--start", default="mean", help="mean (default), region, other, noise or flat")
     d.add_argument("--steps", type=int, help="default: 100")
@@ -84,6 +87,16 @@ def _folder(path) -> Path:
     return Path(path)
 
 # %% ../nbs/15_cli.ipynb #69f148eb
+def _train_judges(a) -> int:
+    from seqdream.data import load_dataset
+    from seqdream.evaluation import save_judges, train_judges
+    data, out = load_dataset(a.name, a.root, a.length), _folder(a.zoo or a.out)
+    if not len(data.X_test): raise ValueError(f"{a.name} has no test set; judges are trained on series that the model has not seen")
+    judges = train_judges(data.X_test, data.y_test, data.X_train, data.y_train, epochs=a.epochs or 60, progress=not a.quiet, device=a.device)
+    path = save_judges(judges, out / f"{a.name}-judges.safetensors")
+    print(*(f"{j.name:16} accuracy {j.accuracy:.4f} on the training set, of which it has seen nothing" for j in judges), path, sep="\n")
+    return 0
+
 PAPER_NOTE = "0.99 on the training set, 0.95 on the test set, after 500 epochs of Adam (its architecture is not given in full)"
 
 def _train(a) -> int:
@@ -92,6 +105,7 @@ def _train(a) -> int:
     from seqdream.data import load_dataset
     from seqdream.models import PRESETS, save_model
     from seqdream.report import train_model
+    if a.judges: return _train_judges(a)
     if a.preset not in PRESETS: raise ValueError(f"--preset {a.preset}: there are {', '.join(PRESETS)}")
     data = load_dataset(a.name, a.root, a.length)
     out = _folder(a.zoo or a.out)
@@ -121,23 +135,37 @@ def _train(a) -> int:
 def _dream(a) -> int:
     from seqdream.evaluation import evaluate
     from seqdream.figures import plot_dreams, save_figure
-    from seqdream.methods import sequence_dreaming
+    from seqdream.methods import grounded_dreaming, sequence_dreaming
     from seqdream.models import write_whole
     from seqdream.report import model_and_reference
     out = _folder(a.out)
     model, _, ref = model_and_reference(a.name, a.model, a.root, a.length, a.epochs, a.seed, out / ".training.safetensors", a.device, not a.quiet)
     (out / ".training.safetensors").unlink(missing_ok=True)
     more = {} if a.steps is None else {"steps": a.steps}
-    d = sequence_dreaming(model, ref, a.target_class, a.region, a.n, a.seed, k=a.k, start=a.start, device=a.device, progress=not a.quiet, **more)
+    more |= {"trust": a.trust} if a.method == "grounded" else {}
+    recipe = {"sd": sequence_dreaming, "grounded": grounded_dreaming}[a.method]
+    d = recipe(model, ref, a.target_class, a.region, a.n, a.seed, k=a.k, start=a.start, device=a.device, progress=not a.quiet, **more)
     table = evaluate(d, ref)
     d.save(out / "dreams.safetensors")
     write_whole(out / "evaluation.csv", lambda p: table.to_csv(p, index=False))
     save_figure(plot_dreams(d[:8], ref), out / "dreams")
     shown = ["row", "status", "predicted", "probability", "score_ratio", "gain", "activation_distance_percentile", "time_distance_ledoit_wolf", "time_distance_ledoit_wolf_percentile", "scale"]
-    print(d, table[shown].round(2).to_string(index=False), f"{out}: dreams.safetensors, evaluation.csv, dreams.png, dreams.svg", sep="\n")
+    print(d, table[shown].round(2).to_string(index=False), sep="\n")
+    if a.method == "grounded" and "stopped" not in d.status: _verdict(d, model, ref, a.name, out)
+    print(f"{out}: {', '.join(sorted(f.name for f in out.iterdir() if not f.name.startswith('.')))}")
     return 130 if "stopped" in d.status else 0
 
 # %% ../nbs/15_cli.ipynb #f9316678
+def _verdict(d, model, ref, name: str, out: Path) -> None:
+    "What part of the dreams is the network's own: printed, drawn, and a table."
+    from seqdream.evaluation import load_judges, verdict
+    from seqdream.figures import plot_twins, save_figure
+    from seqdream.models import write_whole
+    said = verdict(d, model, ref, load_judges(name))
+    write_whole(out / "twins.csv", lambda p: said.comparison.to_csv(p, index=False))
+    save_figure(plot_twins(said.comparison), out / "twins")
+    print("", said.table.round(2).to_string(), "", said, "", sep="\n")
+
 def _workers(a):
     "Where the shards of a search run: on a Dask cluster, or on processes of this machine."
     import contextlib, os

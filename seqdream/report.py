@@ -18,7 +18,7 @@ from .activations import Reference, find_pretrained, load_pretrained, pretrained
 from .data import Dataset, load_dataset
 from .evaluation import distance_table, evaluate
 from .figures import class_name, plot_activations, plot_dreams, plot_path, plot_projection, plot_spectra, plot_violins, save_figure
-from .methods import CONTROLS, METHODS, control, sequence_dreaming
+from .methods import CONTROLS, METHODS, can_ground, control, sequence_dreaming
 from .models import PRESETS, ResNet, accuracy, load_model, save_model
 from .training import fit
 
@@ -103,7 +103,8 @@ def report_dreams(
     sets, controls, n = {m: [] for m in METHODS}, {k: [] for k in CONTROLS}, dreams_per_class(ref, n)
     for c in tqdm(range(ref.n_classes), desc="dreaming", unit="class", disable=not progress):
         count = min(n, int((ref.exemplar_classes == c).sum()))
-        for name, recipe in METHODS.items(): sets[name].append(recipe(model, ref, c, n=count, seed=seed, device=device))
+        for name, recipe in METHODS.items():
+            if can_ground(ref, c) or not name.startswith("grounded"): sets[name].append(recipe(model, ref, c, n=count, seed=seed, device=device))
         for kind in CONTROLS: controls[kind].append(control(model, ref, c, kind, count, seed))
     return sets, controls
 
@@ -147,7 +148,7 @@ def _number(v) -> str:
     return f"{v:.1e}" if abs(v) >= 1e6 else f"{v:,.0f}" if abs(v) >= 100 else f"{v:.1f}" if abs(v) >= 10 else f"{v:.2f}"
 
 KIND_NAMES = {"inverse": "as published (raw inverse)", "range": "range space", "ledoit_wolf": "Ledoit–Wolf", "nearest": "nearest training series (Euclidean)"}
-COLUMN_NAMES = {"ellis": "Ellis-style", "without_loss": "without loss", "with_loss": "with loss", "sd_centre": "SD centre", "sd_max": "SD max"}
+COLUMN_NAMES = {"ellis": "Ellis-style", "without_loss": "without loss", "with_loss": "with loss", "sd_centre": "SD centre", "sd_max": "SD max", "grounded_centre": "grounded centre", "grounded_max": "grounded max"}
 CONTROL_NAMES = {"nearest_real": "real, nearest to the centre", "highest_real": "real, highest score", "medoid": "class medoid", "noise": "noise", "flat": "flat line"}
 
 def _table_html(table, ref: Reference, columns: dict) -> str:
@@ -183,6 +184,8 @@ def _summary(ev, ref: Reference, sets: dict) -> str:
     others = {COLUMN_NAMES[m]: ev[(ev["method"] == k)] for m, k in (("ellis", "ellis"), ("without_loss", "gradient ascent"), ("with_loss", "target descent"))}
     parts.append("The methods it is compared with: " + "; ".join(f"{name} reaches {_number(e['score_ratio'].median())} × the class mean, {inside(e)} inside that band" for name, e in others.items())
                  + f". For scale: the highest-scoring real series reach {_number(ev[ev['method'] == 'highest real']['score_ratio'].median())} × without any optimisation.")
+    ours = ev[(ev["method"] == "grounded dreaming") & (ev["region"] == "max")]
+    if len(ours): parts.append(f"Grounded dreaming, which never leaves the distance that 95 % of held-out real series keep, aimed at the same far border: {int((ours['status'] == 'arrived').sum())} of {len(ours)} arrived, their class score is {_number(ours['score_ratio'].median())} × the mean, {inside(ours)} lie inside that band, and their scale is {_number(ours['scale'].median())}.")
     change = [float(((d.x - d.start).square().mean((1, 2)).sqrt() / d.start.square().mean((1, 2)).sqrt()).median()) for d in sets["sd_max"]]
     parts.append(f"To get from a real series to the far border the dreams changed {_number(100 * min(change))} to {_number(100 * max(change))} % of its root mean square (medians by class). What the model reacts to is in that change (the lower panels), "
                  "not in the waveform, which is mostly the start's: judge the picture by what was added.")
@@ -279,7 +282,7 @@ def write_report(
         if find_pretrained(ref.name, ref.meta["model"]) is None: _keep_model(aside / "model", model, card, ref)
         (aside / "index.html").write_text(_page(aside, ref, card, ev, tables, sets, command), encoding="utf-8")
         made = {"made_by": "seqdream report", "dataset": ref.name, "command": command, "dreams": dreams_per_class(ref, n), "seed": seed, "versions": versions(), "processor_seconds": round(time.process_time() - began, 1),
-                "model": {k: v for k, v in card.items() if k != "history"}, "methods": {k: v[0].settings | {"target": None} for k, v in sets.items()}}
+                "model": {k: v for k, v in card.items() if k != "history"}, "methods": {k: v[0].settings | {"target": None} for k, v in sets.items() if v}}
         (aside / MARK).write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         replace_folder(aside, out)
     except BaseException:

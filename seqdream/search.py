@@ -290,7 +290,7 @@ def _settle_precision(task: Task) -> str:
     "The precision of the walk, decided once for all workers."
     wish = task.options["precision"]
     if wish in PRECISIONS: return wish
-    with borrowed(task.model, task.device) as where: return Engine(Probe(task.model, task.ref.meta.get("layer")), task.starts.to(where), wish).precision
+    with borrowed(task.model, task.device) as where: return PRECISIONS[bool(Engine(Probe(task.model, task.ref.meta.get("layer")), task.starts.to(where), wish).half.all())]
 
 # %% ../nbs/10_search.ipynb #2eedacad
 def _climb_rungs(task, shards, rows, axes, halving, n_jobs, progress, resumed) -> bool:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['row_stream', 'Walk', 'gaussian_blur', 'GaussianBlur', 'Clamp', 'clamp_to', 'ClampSpectrum', 'clamp_spectrum_to',
            'L2Decay', 'RandomScaling', 'MovingAverage', 'ExponentialSmoothing', 'RandomRestart', 'NoiseOnStall',
-           'NoiseOnOvershoot']
+           'NoiseOnOvershoot', 'UnitGradient', 'Jitter', 'TrustRegion', 'trust_region']
 
 # %% ../nbs/05_transforms.ipynb #80e55cb2
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .activations import Reference, TimeDistance
+from .data import z_normalise
 from .objectives import check_per_row, per_row
 
 # %% ../nbs/05_transforms.ipynb #b7539fcf
@@ -240,3 +242,106 @@ class NoiseOnOvershoot:
         check_per_row("scale", self.scale, n); check_per_row("sigma", self.sigma, n, high=1e4)
     def __call__(self, x: Tensor, walk: Walk) -> Tensor:
         return x + per_row(self.scale, walk.rows, x) * walk.randn(x, walk.overshot, self.sigma)
+
+# %% ../nbs/05_transforms.ipynb #85db6377
+@dataclass(frozen=True)
+class UnitGradient:
+    "Give each row's gradient root mean square 1, times `decay` to the power of the step."
+    decay: float = 1.
+    on: str = "gradient"
+
+    def __post_init__(self): check_per_row("decay", self.decay, 0, high=1)
+    def __call__(self, g: Tensor, walk: Walk) -> Tensor:
+        length = g.flatten(1).square().mean(1).sqrt().clamp_min(1e-30)
+        return g / length.reshape(-1, *[1] * (g.ndim - 1)) * self.decay ** walk.step
+
+@dataclass(frozen=True)
+class Jitter:
+    "Normal noise added to a series' parameters before the model is asked; it fades, and ends where it is a twentieth of what it was."
+    scale: float | Tensor = 0.5   # standard deviation, in units of the parameters; one per row allowed
+    decay: float = 0.98           # per step
+
+    def __post_init__(self): check_per_row("decay", self.decay, 0, high=.9999)
+    def check(self, n: int):
+        "Refuse settings that do not fit `n` rows."
+        check_per_row("scale", self.scale, n)
+    def active(self, step: int) -> bool:
+        "Is there still noise at this step?"
+        return bool((torch.as_tensor(self.scale) > 0).any()) and self.decay ** step > .05
+    def __call__(self, z: Tensor, rows: Tensor, streams: list, step: int) -> Tensor:
+        "Noisy parameters; each row draws from its own stream."
+        noise = torch.stack([torch.randn(z.shape[1:], generator=streams[i]) for i in rows.tolist()]).to(z)
+        return z + per_row(self.scale, rows, z) * self.decay ** step * noise
+
+# %% ../nbs/05_transforms.ipynb #2f78b3fe
+@dataclass(frozen=True, eq=False)
+class TrustRegion:
+    "Keep series within given distances of a class; see `trust_region`."
+    distance: TimeDistance        # float64
+    radii: Tensor                 # largest distance of each kind, (kinds,)
+    anchor: Tensor                # a series inside for each row, (n, channels, timepoints)
+    normalize: bool = False       # is a z-normalised series what counts?
+    held: tuple[int, ...] = ()    # channels that stay the anchor's
+    on: str = "iterate"
+
+    def __repr__(self): return f"TrustRegion({dict(zip(self.distance.kinds, [round(r, 4) for r in self.radii.tolist()]))}, normalize={self.normalize}, held={self.held})"
+    def check(self, n: int):
+        "Refuse settings that do not fit `n` rows."
+        if len(self.anchor) != n: raise ValueError(f"the trust region has {len(self.anchor)} anchors for {n} rows; give one each")
+    def __call__(self, x: Tensor, walk: Walk) -> Tensor: return self.inside(x, self.anchor[walk.rows].to(x.device)).to(x)
+
+    def tidy(self, x: Tensor, anchor: Tensor) -> Tensor:
+        "Scaled as the data are, held channels put back."
+        x = z_normalise(x) if self.normalize else x.clone()
+        x[:, list(self.held)] = anchor[:, list(self.held)]
+        return x
+
+    def excess(self, x: Tensor) -> Tensor:
+        "Largest distance over its radius, `(n,)`: at most 1 inside. What has no shape to scale is infinitely far."
+        over = (self.distance(x) / self.radii.to(x.device)).amax(1)
+        free = [i for i in range(x.shape[1]) if i not in self.held]
+        return torch.where((x[:, free].std(-1) < .5).any(1), float("inf"), over) if self.normalize else over
+
+    def inside(self, x: Tensor, anchor: Tensor) -> Tensor:
+        "The series themselves, or near them inside, float64."
+        anchor, mean = anchor.double(), self.distance.mean.reshape(x.shape[1:]).to(x.device)
+        x = self.tidy(x.double(), anchor)
+        for _ in range(6):
+            over = self.excess(x)
+            if (over <= 1).all(): return x
+            x = torch.where((over > 1).reshape(-1, 1, 1), self.tidy(mean + (x - mean) / over.reshape(-1, 1, 1), anchor), x)
+        return self.between(anchor, x)
+
+    def between(self, anchor: Tensor, x: Tensor) -> Tensor:
+        "A point inside on the way from each anchor to its series, as far along as bisection finds."
+        at = lambda share: self.tidy(anchor + share.reshape(-1, 1, 1) * (x - anchor), anchor)
+        low, high = torch.zeros(len(x), dtype=x.dtype, device=x.device), torch.ones(len(x), dtype=x.dtype, device=x.device)
+        low = torch.where(self.excess(x) <= 1, high, low)
+        for _ in range(24):
+            middle = (low + high) / 2
+            good = self.excess(at(middle)) <= 1
+            low, high = torch.where(good, middle, low), torch.where(good, high, middle)
+        return torch.where((low > 0).reshape(-1, 1, 1), at(low), anchor)
+
+# %% ../nbs/05_transforms.ipynb #b4a352b2
+def trust_region(
+    ref: Reference, target_class: int,
+    percent: float,                # of held-out real series of the class lie as near, or nearer
+    start: Tensor,                 # series to begin from, (n, channels, timepoints)
+    normalize: bool | None = None, # None: as the data are
+    held=(),                       # channels that keep the start's values
+) -> TrustRegion:                  # its anchors: the starts, those that lie outside moved in towards the nearest exemplar of the class
+    "The series that are as near to a class as most real ones, by the range-space and the Ledoit–Wolf distance both."
+    c, distance, held = ref.check_class(target_class), TimeDistance.of(ref, target_class), tuple(held)
+    if any(not isinstance(h, int) or not 0 <= h < ref.n_channels for h in held) or len(set(held)) == ref.n_channels: raise ValueError(f"held={held!r}: give some of the channels 0 to {ref.n_channels - 1}, not all")
+    radii = torch.tensor([ref.quantile(c, percent, "time", k) for k in distance.kinds], dtype=torch.float64) * (1 - 1e-3)   # room for rounding
+    region = TrustRegion(distance, radii, start.double(), bool(ref.meta.get("z_normalised")) if normalize is None else normalize, held)
+    own, anchors = ref.X[ref.exemplar_classes == c].double(), []
+    for i, x in enumerate(start.double()[:, None]):
+        x = region.tidy(x, x)
+        if region.excess(x) <= 1: anchors.append(x); continue
+        some = region.tidy(own, x.expand_as(own))
+        some = some[region.excess(some) <= 1]
+        if not len(some): raise ValueError(f"no exemplar of class {c} lies within percentile {percent:g} of held-out series" + (f" with the channels {held} of start {i}" if held else "") + "; trust more, or begin elsewhere")
+        anchors.append(region.between(some[(some - x).flatten(1).norm(dim=1).argmin()][None], x))
+    return TrustRegion(distance, radii, torch.cat(anchors), region.normalize, held)

@@ -135,8 +135,12 @@ class Detached(nn.Module):
     def forward(self, x): return torch.cat([x.detach().mean(-1)] * 2, 1)
 
 
-class Tuple(nn.Module):
-    def forward(self, x): return x.mean(-1), x.std(-1)
+class Named(nn.Module):
+    def forward(self, x): return {"mean": x.mean(-1), "spread": x.std(-1)}
+
+
+class Wordy(nn.Module):
+    def forward(self, x): return "class 0"
 
 
 class Skipping(nn.Module):
@@ -149,7 +153,8 @@ class Skipping(nn.Module):
 def test_models():
     with pytest.raises(ValueError, match="no gradient"): sd.dream(Detached(), good, sd.score(0))
     with pytest.raises(ValueError, match="NaN or inf"): sd.dream(NaNModel(), good, sd.score(0))
-    with pytest.raises(TypeError, match="tuple, not a tensor"): sd.dream(Tuple(), good, sd.score(0))
+    with pytest.raises(TypeError, match="str, not a tensor"): sd.dream(Wordy(), good, sd.score(0))
+    with pytest.raises(TypeError, match="mean, spread.*output='mean'"): sd.dream(Named(), good, sd.score(0))
     with pytest.raises(RuntimeError, match="never reaches the layer"): sd.Probe(Skipping(), "unused")(good)
     with pytest.raises(ValueError, match="layer 'usde' .* used"): sd.Probe(Skipping(), "usde")
     with pytest.raises(ValueError, match="does not take series"): sd.dream(Skipping(), good.repeat(1, 3, 1), sd.score(0))

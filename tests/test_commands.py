@@ -43,7 +43,7 @@ def test_report_of_six_classes(tmp_path):
     table = rows(tmp_path / "r/table3.csv")
     columns = [*sd.METHODS, *sd.CONTROLS]
     assert len(table) == 24 and {"class", "kind", "min", "max", *columns, *(f"{c}_{e}" for c in columns for e in ("low", "high", "percentile"))} <= set(table[0])
-    assert len(list((tmp_path / "r/dreams").iterdir())) == 30 and [p.name for p in tmp_path.iterdir()] == ["r"]
+    assert len(list((tmp_path / "r/dreams").iterdir())) == 42 and [p.name for p in tmp_path.iterdir()] == ["r"]
     assert {p.stem for p in (tmp_path / "r/classes").iterdir()} == set("012345") and all(f'href="classes/{c}.png"' in (tmp_path / "r/index.html").read_text() for c in range(6))
     assert main(["evaluate", str(tmp_path / "r/dreams/sd_max-class3.safetensors"), str(tmp_path / "r/dreams/ellis-class0.safetensors"), "--out", str(tmp_path / "e.csv")]) == 0   # finds the model beside the report
     told = {(r["method"], r["target_class"], r["row"]): r["score"] for r in rows(tmp_path / "r/evaluation.csv")}

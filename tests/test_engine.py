@@ -350,3 +350,21 @@ def test_a_callback_may_stop_some_rows(net):
 @pytest.mark.parametrize("wrong, says", [({"precision": "float16"}, "float32, bfloat16"), ({"micro_batch": 0}, "whole number of rows"), ({"micro_batch": True}, "whole number of rows"), ({"streams": [1, 2]}, "each of the 5 rows")])
 def test_bad_engine_settings(net, wrong, says):
     with pytest.raises(ValueError, match=says): sd.dream(net, start, sd.score(1), steps=1, **wrong)
+
+
+def test_each_row_has_the_precision_that_suits_it_whatever_its_neighbours(monkeypatch):
+    "Differences of a series far from zero drown in bfloat16's three digits: that row walks in float32, alone and among others."
+    import seqdream.dreaming as engine
+    monkeypatch.setattr(engine, "fast_bfloat16", lambda device: True)
+    edge = torch.nn.Conv1d(1, 1, 3, bias=False)
+    with torch.no_grad(): edge.weight.copy_(torch.tensor([[[1., 0., -1.]]]))
+    model = torch.nn.Sequential(edge, torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(38, 2)).eval()
+    t = torch.linspace(0, 6, 40)
+    x = torch.stack([t.sin() * 3, 1000 + t.sin() * 3, t.cos() * 3])[:, None]
+    how = dict(lr=.5, steps=5, keep="last", micro_batch=4)
+    among = sd.dream(model, x, sd.score(1), **how)
+    alone = [sd.dream(model, x[i:i + 1], sd.score(1), streams=[i], **how) for i in range(3)]
+    assert among.settings["precision"] == "mixed" and [d.settings["precision"] for d in alone] == ["bfloat16", "float32", "bfloat16"]
+    assert torch.equal(torch.cat([d.x for d in alone]), among.x)
+    assert torch.equal(sd.dream(model, x[1:2], sd.score(1), precision="float32", streams=[1], **how).x[0], among.x[1])
+    assert all(torch.equal(torch.cat([d.snapshots[2] for d in alone])[i], among.snapshots[2][i]) for i in range(3))

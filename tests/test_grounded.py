@@ -1,0 +1,422 @@
+"""Grounded dreaming: parametrizations, the promise of the trust region, twins and verdicts, any model."""
+import warnings
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from torch import nn
+
+import seqdream as sd
+from seqdream.evaluation import Judge, bootstrap_interval, scramble_phases, twin_series
+from seqdream.objectives import class_margin
+from seqdream.parametrizations import Hold
+from seqdream.transforms import Walk, row_stream, trust_region
+
+quick = settings(max_examples=20, deadline=None)
+
+
+def make(n=60, channels=1, t=24, classes=2, seed=0, normal=True):
+    "Smooth random series with a class-dependent rhythm."
+    g = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % classes
+    at = torch.arange(t) / t
+    X = torch.randn(n, channels, t, generator=g).cumsum(-1) * .3 + torch.sin(2 * torch.pi * (2 + y[:, None, None]) * at + 6 * torch.rand(n, channels, 1, generator=g))
+    return (sd.z_normalise(X) if normal else X * 40 + 7), y
+
+
+def small_net(channels=1, classes=2, seed=0):
+    model = nn.Sequential(nn.Conv1d(channels, 8, 5, padding=2), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, classes))
+    g = torch.Generator().manual_seed(seed)
+    for p in model.parameters(): p.data = .4 * torch.randn(p.shape, generator=g)
+    return model.eval()
+
+
+def fitted(channels=1, t=24, classes=2, n=80, normal=True, **kw):
+    X, y = make(n, channels, t, classes, normal=normal)
+    model = sd.ResNet.preset("paper", channels, classes)
+    sd.fit(model, (X, y), epochs=12, batch_size=16, lr=5e-3, progress=False)
+    return model.eval(), sd.Reference.from_data(model, X, y, **kw), X, y
+
+
+@pytest.fixture(scope="module")
+def tiny(): return fitted()
+
+
+# --- parametrizations -------------------------------------------------------------------------------------------------
+
+@quick
+@given(st.integers(12, 70), st.integers(1, 3), st.integers(0, 2**20))
+def test_parametrizations_bring_a_series_back(t, channels, seed):
+    X, y = make(40, channels, t, seed=seed)
+    ref = sd.Reference.from_data(nn.Sequential(nn.Flatten(), nn.Linear(channels * t, 2)), X, y)
+    for p in (sd.Time(3., 1.), sd.Fourier(t), sd.Fourier.of_data(ref), sd.Wavelet(t, "haar"), sd.Wavelet.of_data(ref), sd.Whitened.of_data(ref)):
+        assert torch.allclose(p.decode(p.encode(X)), X, atol=2e-3 if isinstance(p, sd.Whitened) else 1e-4), p
+
+
+def test_parametrization_whitened_has_unit_covariance_and_projects():
+    X, y = make(400, t=20, normal=False)
+    ref = sd.Reference.from_data(nn.Sequential(nn.Flatten(), nn.Linear(20, 2)), X, y)
+    white = sd.Whitened.of_data(ref)
+    assert np.allclose(np.cov(white.encode(X).double().numpy().T), np.eye(20), atol=1e-3)
+    flat = X[:, :, :].clone(); flat[:, :, 7] = 3.                                     # a direction that the data never use
+    ref = sd.Reference.from_data(nn.Sequential(nn.Flatten(), nn.Linear(20, 2)), flat, y)
+    white = sd.Whitened.of_data(ref)
+    assert len(white.to_series) == 19 and torch.allclose(white.decode(white.encode(X))[:, 0, 7], torch.tensor(3.), atol=1e-3)
+
+
+def test_parametrization_hold_keeps_channels_of_each_row(tiny):
+    x = torch.randn(5, 3, 30)
+    h = Hold(sd.Time(), (1,), x)
+    d = sd.dream(small_net(3), x, sd.score(1), parametrization=h, optimizer="adam", lr=.05, steps=4, micro_batch=2)
+    assert torch.equal(d.x[:, 1], x[:, 1]) and (d.x[:, [0, 2]] - x[:, [0, 2]]).abs().max() > .01
+
+
+@pytest.mark.parametrize("p", [lambda r: sd.Fourier.of_data(r), lambda r: sd.Phase.of_data(r), lambda r: sd.Wavelet.of_data(r), lambda r: sd.Whitened.of_data(r, target_class=1)])
+def test_parametrization_gradients_are_right(tiny, p):
+    _, ref, X, _ = tiny
+    p = p(ref)
+    z = p.encode(X[:2].double()).requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: p.decode(z), z, eps=1e-5, atol=1e-3)
+
+
+# --- the promise ------------------------------------------------------------------------------------------------------
+
+@quick
+@given(st.integers(0, 2**20), st.sampled_from([30., 60., 95.]), st.sampled_from([.01, .1, 1.]), st.booleans())
+def test_grounded_never_leaves_the_trust_region_at_any_step(seed, trust, lr, normal):
+    X, y = make(90, 1 + seed % 2, 16, seed=seed, normal=normal)
+    model = small_net(X.shape[1], seed=seed)
+    ref = sd.Reference.from_data(model, X, y)
+    try: d = sd.grounded_dreaming(model, ref, seed % 2, "beyond", n=4, trust=trust, lr=lr, steps=8, snapshots=range(9), start=("mean", "other", "noise", "flat")[seed % 4])
+    except ValueError as e:
+        assert "trust more" in str(e)
+        return
+    kinds = trust_region(ref, seed % 2, trust, d.start, ref.meta["z_normalised"]).distance.kinds
+    for x in (*d.snapshots.values(), d.x, d.start):
+        for kind in kinds: assert (ref.percentile(x, seed % 2, kind=kind) <= trust).all()
+        if ref.meta["z_normalised"]: assert torch.allclose(x.std(-1), torch.tensor(1.), atol=1e-3)
+
+
+def test_grounded_trust_region_is_a_projection(tiny):
+    _, ref, X, y = tiny
+    region = trust_region(ref, 1, 80, X[y == 1][:6], normalize=False)
+    wild = X[:6] * 5 + 1
+    x = region.inside(wild, region.anchor)
+    mean = region.distance.mean.reshape(1, 1, -1)
+    assert torch.allclose(region.excess(x), torch.ones(6, dtype=torch.float64), atol=1e-6)                       # on the surface
+    assert torch.allclose(torch.nn.functional.cosine_similarity((x - mean).flatten(1), (wild - mean).flatten(1)), torch.ones(6, dtype=torch.float64))  # straight towards the mean
+    assert torch.equal(region.inside(x * (1 - 1e-9) + mean * 1e-9, region.anchor), x * (1 - 1e-9) + mean * 1e-9)  # what is inside stays
+
+
+@pytest.mark.parametrize("region", ["centre", "max", "edge", "boundary", "beyond", "picked"])
+def test_grounded_reaches_or_says_why_not(small, region):
+    model, ref = small
+    for c in range(2):
+        d = sd.grounded_dreaming(model, ref, c, ref.toward(c, 1.5) if region == "picked" else region, n=4, steps=60)
+        ratio = d.activations[:, c] / ref.means[c, c]
+        expected = {"centre": 1., "max": 2.5, "edge": float(ref.activations[ref.y == c][:, c].max() / ref.means[c, c]), "picked": 1.5, "boundary": 0.}
+        if region != "beyond": assert d.status == ["arrived"] * 4 and (ratio - expected[region]).abs().max() < .15, (d, ratio)
+        else: assert (class_margin(d.activations, ref, c) > class_margin(ref.activations[ref.y == c], ref, c).max()).all() and set(d.status) <= {"exhausted", "saturated"}
+        if region == "centre":
+            e = sd.evaluate(d, ref)
+            assert e["activation_distance_percentile"].between(24, 76).all() and e["scale"].between(.95, 1.05).all()
+
+
+def test_grounded_saturates_where_trust_and_target_conflict(small):
+    model, ref = small
+    d = sd.grounded_dreaming(model, ref, 1, "max", k=50., n=3, steps=150, lr=.3)
+    assert set(d.status) == {"saturated"} and all(1 < m < 50 for m in d.settings["multiple"]) and (ref.percentile(d.x, 1) <= 95).all()
+
+
+def test_grounded_dead_and_flat_starts_are_escaped_and_reported():
+    X, y = make(60)
+    model = nn.Sequential(nn.Conv1d(1, 4, 5), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2))
+    g = torch.Generator().manual_seed(3)
+    for p in model.parameters(): p.data = torch.randn(p.shape, generator=g)
+    model[0].bias.data.fill_(-.8); model[4].weight.data.abs_()                        # on a quiet series every unit is off; on, they raise both scores
+    ref = sd.Reference.from_data(model, X, y)
+    quiet = .05 * X[:3]
+    dead = sd.dream(model, quiet, sd.score(1), steps=5)
+    assert dead.status == ["dead"] * 3
+    alive = sd.dream(model, quiet, sd.score(1), optimizer="adam", steps=60, lr=.05, escape=True)
+    assert "dead" not in alive.status and alive.settings["escaped"] == [0, 1, 2] and (alive.activations[:, 1] > alive.start_activations[:, 1]).any()
+    d = sd.grounded_dreaming(model, ref, 1, "beyond", start="flat", n=2, steps=20)
+    assert d.settings["moved"] == [0, 1] and (d.x - d.start).abs().max() > .01
+
+
+def test_grounded_diversity_spreads_the_dreams(small):
+    model, ref = small
+    def alike(d):
+        s = sd.amplitude_spectrum(d.x).flatten(1); c = (s @ s.T)
+        return c[~torch.eye(len(c), dtype=torch.bool)].mean()
+    same, other = (sd.grounded_dreaming(model, ref, 0, "beyond", n=6, steps=60, diversity=w) for w in (0., 20.))
+    assert alike(other) < alike(same) - .02
+    modes = sd.distinct_modes(torch.cat([torch.sin(torch.arange(64.) * w)[None, None].roll(r, -1) for w in (.3, 1.2) for r in (0, 7)]))
+    assert modes.tolist() == [0, 0, 1, 1]
+
+
+# --- twins and verdicts -----------------------------------------------------------------------------------------------
+
+def gaussian_world(t=16, n=4000, seed=0):
+    "Two Gaussian classes of one covariance: the best direction is known (Fisher's)."
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(t, t)) / 4 + np.eye(t)
+    y = np.arange(n) % 2
+    means = np.stack([np.zeros(t), rng.normal(size=t)])
+    X = (means[y] + rng.normal(size=(n, t)) @ root.T).astype("float32")
+    fisher = np.linalg.solve(root @ root.T, means[1] - means[0])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(t, 2))
+    model[1].weight.data, model[1].bias.data = torch.tensor(np.stack([-fisher, fisher]), dtype=torch.float32) / 2, torch.zeros(2)
+    return model.eval(), sd.Reference.from_data(model, X, y), root, fisher
+
+
+def test_twins_by_closed_form():
+    model, ref, root, fisher = gaussian_world()
+    white = sd.Whitened.of_data(ref, normalize=False)
+    start = ref.exemplars(1, 6); z0 = white.encode(start)
+    step = torch.randn(6, z0.shape[1], generator=torch.Generator().manual_seed(0))
+    x = white.decode(z0 + step)
+    d = sd.Dreams(x, model(x).detach(), start, model(start).detach(), ["given"] * 6, torch.zeros(6, dtype=torch.long), {}, {}, {"target_class": 1, "normalize": False})     # no trust region
+    r, found = step.norm(dim=1), twin_series(d, model, ref)
+    direction = torch.tensor(fisher, dtype=torch.float64) @ white.to_series.T                       # the odds are linear in z: the best point of a ball is known
+    for m in (.5, 1.):
+        best = z0.double() + m * r[:, None].double() * direction / direction.norm()
+        assert ((white.encode(found["qda", m]).double() - best).norm(dim=1) / (m * r) < .3).all()    # covariances are estimated
+    for m in (.25, 2.): assert torch.allclose((white.encode(found["random", m]) - z0).norm(dim=1), m * r, rtol=1e-3)
+    assert torch.allclose(torch.fft.rfft(found["scrambled", 1.]).abs(), torch.fft.rfft(d.x).abs(), atol=1e-3) and (found["scrambled", 1.] - d.x).abs().max() > .1
+    assert torch.allclose(found["scaled", 1.].std(-1), d.x.std(-1), rtol=1e-4) and torch.allclose(torch.corrcoef(torch.stack([found["scaled", 1.][0, 0], d.start[0, 0]]))[0, 1], torch.tensor(1.), atol=1e-4)
+    tops = ref.activations[ref.y == 1]; tops = (tops[:, 1] - tops[:, 0]).sort(descending=True).values[:6]
+    a = model(found["highest_real", 1.]); assert torch.allclose(a[:, 1] - a[:, 0], tops, atol=1e-4)
+
+
+def test_twins_stay_where_the_dreams_had_to_stay(small):
+    model, ref = small
+    d = sd.grounded_dreaming(model, ref, 0, "beyond", n=3, steps=20, trust=80)
+    for (name, m), x in twin_series(d, model, ref).items():
+        if name in ("qda", "random", "gaussian", "untrained"): assert all((ref.percentile(x, 0, kind=k) <= 80).all() for k in ("range", "ledoit_wolf")), name
+
+
+def test_twins_gaussian_have_the_classes_moments():
+    model, ref, root, _ = gaussian_world(t=6)
+    start = ref.exemplars(1, 1).repeat(3000, 1, 1)
+    d = sd.Dreams(start + 1, model(start).detach(), start, model(start).detach(), ["given"] * 3000, torch.zeros(3000, dtype=torch.long), {}, {}, {"target_class": 1, "normalize": False})
+    x = twin_series(d, model, ref)["gaussian", 1.].flatten(1).double().numpy()
+    assert np.allclose(np.cov(x.T), ref.time[1].covariance, atol=.15) and np.allclose(x.mean(0), ref.time[1].mean, atol=.1)
+
+
+def test_a_linear_model_has_nothing_of_its_own():
+    "What it knows is the means and the covariance: the twin finds it, and the verdict says so."
+    model, ref, *_ = gaussian_world()
+    d = sd.grounded_dreaming(model, ref, 1, "beyond", n=12, steps=60, normalize=False)
+    v = sd.verdict(d, model, ref)
+    assert v.shares["network"] < .1 and v.table.loc["model", "best_twin"] == "qda" and abs(sum(v.shares.values()) - 1) < 1e-6
+    assert "0 % the network's own" in str(v) or v.shares["network"] > .005
+
+
+@pytest.mark.parametrize("what", ["spectrum", "shape"])
+def test_verdict_tells_spectrum_from_shape(what):
+    "A model that adds up power in a band, and one that looks for a motif at a fixed place."
+    t = 64
+    class Band(nn.Module):
+        def forward(self, x): s = torch.fft.rfft(x[:, 0]).abs()[:, 8:14].square().sum(1) / t; return torch.stack([-s, s], 1)
+    class Motif(nn.Module):
+        def __init__(self): super().__init__(); self.register_buffer("m", sd.z_normalise(torch.sin(torch.arange(t) ** 1.5 / 9.)[None, None])[0, 0])
+        def forward(self, x): s = (x[:, 0] * self.m).sum(1) / 8; return torch.stack([-s, s], 1)
+    model = Band() if what == "spectrum" else Motif()
+    g = torch.Generator().manual_seed(0)
+    X = sd.z_normalise(torch.randn(300, 1, t, generator=g)); a = model(X)[:, 1]
+    ref = sd.Reference.from_data(model, X, (a > a.median()).long())
+    v = sd.verdict(sd.grounded_dreaming(model, ref, 1, "beyond", n=8, steps=40), model, ref)
+    assert v.reads == what and (v.kept > .9 if what == "spectrum" else v.kept < .4) and ("spectrum" if what == "spectrum" else "shape") in str(v)
+
+
+def test_scrambled_phases_keep_magnitudes_and_cross_spectra():
+    x = torch.randn(4, 3, 33, dtype=torch.float64)
+    s = scramble_phases(x, 5)
+    z, w = torch.fft.rfft(x), torch.fft.rfft(s)
+    assert torch.allclose(z.abs(), w.abs()) and torch.allclose(z[:, 0] * z[:, 1].conj(), w[:, 0] * w[:, 1].conj(), atol=1e-8) and not torch.allclose(x, s)
+    assert torch.equal(scramble_phases(x[2:3], 5), scramble_phases(x[2:3], 5))
+
+
+def test_bootstrap_interval_is_scipys():
+    v = np.random.default_rng(3).gamma(2., size=60)
+    ours = bootstrap_interval(v, np.mean, repeats=20000)
+    theirs = scipy.stats.bootstrap((v,), np.mean, method="percentile", n_resamples=20000, rng=0).confidence_interval
+    assert np.allclose(ours, theirs, atol=.02)
+    groups = [np.full(50, m) for m in (1., 2., 3.)]                                   # within groups no spread: only the groups' means count
+    low, high = bootstrap_interval(groups, np.mean)
+    assert low == 1. and high == 3.
+
+
+def test_twins_in_evaluate_and_judges(tiny, tmp_path):
+    model, ref, X, y = tiny
+    new, y_new = make(60, seed=9)
+    judges = sd.train_judges(X, y, new, y_new, epochs=3, which=("paper, seed 11", "ROCKET", "spectrum"))
+    d = sd.grounded_dreaming(model, ref, 1, "beyond", n=5, steps=10)
+    table = sd.evaluate(d, ref, twins=True, model=model, judges=judges)
+    assert len(table) == 5 and {"margin", "twin_qda", "twin_random", "twin_scrambled", "gain_over_twin", "judge_ROCKET", "judge_spectrum_best_twin"} <= set(table)
+    assert np.allclose(table["margin"], class_margin(d.activations, ref, 1), atol=1e-4) and np.allclose(table["twin_scaled"], class_margin(model(twin_series(d, model, ref)["scaled", 1.]).detach(), ref, 1), atol=1e-3)
+    with pytest.raises(ValueError, match="pass model="): sd.evaluate(d, ref, twins=True)
+    from seqdream.evaluation import load_judges, save_judges
+    back = load_judges(str(save_judges(judges, tmp_path / "j.safetensors")))
+    for a, b in zip(judges, back): assert a.name == b.name and np.allclose(a(new, 1), b(new, 1), atol=1e-4) and abs(np.mean(b(new[y_new == 1], 1)) - 1) < 1e-3
+    (tmp_path / "x.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="no safetensors"): load_judges(str(tmp_path / "x.safetensors"))
+    with pytest.raises(ValueError, match="there are paper"): sd.train_judges(X, y, new, y_new, which=("oracle",))
+
+
+def test_twins_judges_are_scikit_learns():
+    from sklearn.linear_model import LogisticRegression
+    from seqdream.evaluation import SpectrumClassifier
+    X, y = make(120, t=40, classes=3)
+    s = SpectrumClassifier(1, 40, 3); s.learn(X, y, 0)
+    f = np.log(np.abs(np.fft.rfft(X[:, 0].double().numpy()))[:, 1:] ** 2 + 1e-3); f = (f - f.mean(0)) / f.std(0, ddof=1)
+    assert np.allclose(torch.softmax(s(X), 1).detach(), LogisticRegression(C=.01, max_iter=3000).fit(f, y).predict_proba(f), atol=2e-3)
+    assert torch.allclose(s(scramble_phases(X)), s(X), atol=1e-2)
+
+
+# --- any model --------------------------------------------------------------------------------------------------------
+
+class GRU(nn.Module):
+    def __init__(self, c=1): super().__init__(); self.rnn, self.head = nn.GRU(c, 12, batch_first=True), nn.Linear(12, 2)
+    def forward(self, x): return self.head(self.rnn(x.transpose(1, 2))[0].mean(1))
+
+
+class Transformer(nn.Module):
+    def __init__(self, c=1): super().__init__(); self.embed, self.layer, self.head = nn.Conv1d(c, 8, 4, stride=2), nn.TransformerEncoderLayer(8, 2, 16, dropout=.2, batch_first=True), nn.Linear(8, 2)
+    def forward(self, x): return self.head(self.layer(self.embed(x).transpose(1, 2)).mean(1))
+
+
+class Conv(nn.Module):
+    def __init__(self, c=1, out=2):
+        super().__init__(); self.body = nn.Sequential(nn.Conv1d(c, 8, 5), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Dropout(.3), nn.Conv1d(8, 8, 3), nn.ReLU(inplace=True)); self.head = nn.Linear(8, out)
+    def forward(self, x): return self.head(self.body(x).mean(-1))
+
+
+class Tuple(Conv):
+    def forward(self, x): return super().forward(x), x
+
+
+class Dict(Conv):
+    def forward(self, x): return {"features": x, "logits": super().forward(x)}
+
+
+class Last(Conv):
+    def forward(self, x): return super().forward(x.transpose(1, 2))
+
+
+class Bounded(Conv):
+    "Layer norm at the end: its logits cannot grow for ever."
+    def __init__(self, c=1): super().__init__(c); self.norm = nn.LayerNorm(2)
+    def forward(self, x): return self.norm(super().forward(x))
+
+
+MODELS = {"recurrent": GRU, "transformer": Transformer, "in-place ReLU and dropout": Conv, "tuple": Tuple, "dict": Dict, "channels last": lambda c=1: sd.Adapter(Last(c), channels_last=True),
+          "one logit": lambda c=1: sd.Adapter(Conv(c, 1), binary=True), "bounded": Bounded, "fcn": lambda c=1: sd.make_model("fcn", c), "inception": lambda c=1: sd.make_model("inception", c)}
+
+
+def trained(model, X, y, steps=60):
+    "A few steps of Adam are enough for a gradient with a direction."
+    from seqdream.models import one_tensor
+    opt = torch.optim.Adam(model.parameters(), 1e-2)
+    for i in range(steps):
+        opt.zero_grad(); torch.nn.functional.cross_entropy(one_tensor(model(X[i % 4::4])), y[i % 4::4]).backward(); opt.step()
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_model_with_every_method_and_left_as_it_was(name, channels):
+    torch.manual_seed(2)
+    X, y = make(48, channels, 30)
+    model = trained(MODELS[name](channels), X, y, 20 if name in ("fcn", "inception") else 60)
+    model.train(); model.zero_grad(set_to_none=True)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    ref = sd.Reference.from_data(model, X, y)
+    for run in (lambda: sd.grounded_dreaming(model, ref, 1, "max", n=3, steps=6), lambda: sd.grounded_dreaming(model, ref, 0, "beyond", n=3, steps=6, held=[0] if channels > 1 else ()), lambda: sd.sequence_dreaming(model, ref, 1, n=3, steps=4),
+                lambda: sd.gradient_ascent(model, ref, 1, n=2, steps=3), lambda: sd.target_descent(model, ref, 1, n=2, steps=3), lambda: sd.ellis(model, ref, 1, n=2, steps=2)):
+        d = run()
+        assert torch.isfinite(d.x).all() and d.x.shape[1:] == X.shape[1:] and len(sd.evaluate(d, ref)) == len(d)
+        if d.settings.get("held"): assert torch.equal(d.x[:, 0], d.start[:, 0]) and not torch.equal(d.x[:, 1], d.start[:, 1])
+    assert all(m.training for m in model.modules()) and all(p.requires_grad and p.grad is None for p in model.parameters()) and not any(m._forward_hooks for m in model.modules())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_any_model_bounded_logits_saturate_and_do_not_walk_for_ever():
+    torch.manual_seed(2)
+    X, y = make(60); model = trained(Bounded(), X, y).eval()
+    ref = sd.Reference.from_data(model, X, y)
+    d = sd.grounded_dreaming(model, ref, 1, "max", k=10., n=3, steps=300, tolerance=1e-4)
+    assert set(d.status) <= {"saturated"} and max(d.settings["multiple"]) < 10 and (ref.percentile(d.x, 1) <= 95).all()
+
+
+def test_any_model_with_a_softmax_is_warned_about():
+    X, y = make(40)
+    model = nn.Sequential(Conv(), nn.Softmax(1)).eval()
+    ref = sd.Reference.from_data(model, X, y)
+    with pytest.warns(UserWarning, match="layer before"): sd.grounded_dreaming(model, ref, 1, n=2, steps=2)
+    ref = sd.Reference.from_data(model, X, y, layer="0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(sd.grounded_dreaming(model, ref, 1, n=2, steps=2)) == 2
+
+
+def test_any_model_on_basic_motions():
+    "Six channels at different scales, not normalised; two channels are held."
+    data = sd.load_dataset("BasicMotions")
+    model = trained(sd.ResNet.preset("paper", data.n_channels, data.n_classes), data.X_train, data.y_train).eval()
+    ref = sd.Reference.from_data(model, data.X_train, data.y_train, physical=sd.Physical(10., tuple("xyz") + tuple("abc"), ("m/s²",) * 3 + ("rad/s",) * 3))
+    for c in range(2):
+        d = sd.grounded_dreaming(model, ref, c, "max", n=3, steps=60, held=[1, 4])
+        assert torch.equal(d.x[:, [1, 4]], d.start[:, [1, 4]]) and (ref.percentile(d.x, c) <= 95).all()
+    text = " ".join(t.get_text() for t in sd.plot_dreams(d[:1], ref).findobj(lambda a: hasattr(a, "get_text")))
+    assert "time [s]" in text and "x [m/s²]" in text
+
+
+def test_any_model_physical_units_come_back(tiny):
+    model, _, X, y = tiny
+    volts = sd.Physical(sampling_rate=50., units="mV", mean=3., scale=.5)
+    ref = sd.Reference.from_data(model, X, y, physical=volts)
+    d = sd.grounded_dreaming(model, ref, 1, n=2, steps=3)
+    assert torch.allclose(ref.physical.restore(d.x), d.x * .5 + 3) and ref.physical == volts
+    axes = sd.plot_dreams(d[:1], ref).axes
+    line = next(l for l in axes[0].get_lines() if l.get_label() == "dream")
+    assert np.allclose(line.get_xdata(), np.arange(24) / 50) and np.allclose(line.get_ydata(), d.x[0, 0] * .5 + 3, atol=1e-5)
+    assert "Hz" in sd.plot_spectra([d], ref).axes[0].get_xlabel()
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+def with_constant_channel():
+    X, y = make(40, 2); X[:, 1] = 4.
+    model = small_net(2)
+    return model, sd.Reference.from_data(model, X, y)
+
+
+@pytest.mark.parametrize("call, says", [
+    (lambda m, r: sd.grounded_dreaming(m, r, 1, trust=0), "above 0"), (lambda m, r: sd.grounded_dreaming(m, r, 1, trust=120), "at most 100"), (lambda m, r: sd.grounded_dreaming(m, r, 1, "top"), "beyond"), (lambda m, r: sd.grounded_dreaming(m, r, 9), "a class is an index"),
+    (lambda m, r: sd.grounded_dreaming(m, r, 1, held=[0]), "not all"), (lambda m, r: sd.grounded_dreaming(m, r, 1, held=[7]), "channels 0 to 0"), (lambda m, r: sd.grounded_dreaming(m, r, 1, n=1, diversity=1.), "two dreams"), (lambda m, r: sd.grounded_dreaming(m, r, 1, start=torch.full((1, 1, 24), float("nan"))), "not finite"),
+    (lambda m, r: sd.grounded_dreaming(*with_constant_channel(), 1), r"channel 1 is constant.*held=\[1\]"), (lambda m, r: sd.Wavelet(24, "mexican"), "haar"), (lambda m, r: sd.Physical(0.), "above 0"),
+    (lambda m, r: sd.grounded_dreaming(m, sd.Reference.from_data(m, make(3)[0], [0, 0, 1], allow_single=True), 1, n=1), "one training series"),
+])
+def test_grounded_bad_calls(tiny, call, says):
+    model, ref, *_ = tiny
+    with pytest.raises(ValueError, match=says): (call(model, ref), sd.Wavelet(24, "mexican").encode(torch.randn(1, 1, 24)))
+
+
+def test_any_model_that_goes_wrong_is_named():
+    X, y = make(30)
+    class NaN(Conv):
+        def forward(self, x): return super().forward(x) * float("nan")
+    class Flat(Conv):
+        def forward(self, x): return super().forward(x).mean()
+    class Skips(Conv):
+        def __init__(self): super().__init__(); self.never = nn.Linear(2, 2)
+    class Words(Conv):
+        def forward(self, x): return "yes"
+    for model, says in ((NaN(), "NaN or inf"), (Flat(), "n, features"), (Words(), "not a tensor")):
+        with pytest.raises((ValueError, TypeError), match=says): sd.Reference.from_data(model.eval(), X, y)
+    with pytest.raises(RuntimeError, match="never reaches"): sd.Reference.from_data(Skips().eval(), X, y, layer="never")
