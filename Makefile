@@ -14,7 +14,7 @@ export SEQDREAM_DATA := $(abspath ../shared/ucr)
 endif
 endif
 
-.PHONY: help report test zoo export notebooks readme clean
+.PHONY: help report test chromium zoo export notebooks readme clean
 
 help:
 	@echo "make report     the main job: FordA, every table and figure, report/index.html"
@@ -27,8 +27,14 @@ report: $(VENV)/.runtime
 	$(BIN)/seqdream report FordA --out report
 
 # One torch thread per test worker: two workers that each use all cores slow each other down.
-test: $(VENV)/.dev
+test: $(VENV)/.dev chromium
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto --maxprocesses 4 --dist worksteal --durations=15
+
+# The browser test drives Debian's Chromium; where there is none and none can be had, it says so and is skipped.
+chromium:
+	@if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  echo "installing Chromium for the browser test"; export DEBIAN_FRONTEND=noninteractive; \
+	  { timeout 300 apt-get install -y -qq chromium || { timeout 120 apt-get update -qq && timeout 300 apt-get install -y -qq chromium; }; } >/dev/null 2>&1 || true; fi
 
 zoo: $(VENV)/.dev
 	$(BIN)/seqdream train FordA --preset paper --zoo seqdream/zoo

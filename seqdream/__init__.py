@@ -19,6 +19,7 @@ _parts = {
     "evaluation": ["compare", "distance_table", "distinct_modes", "evaluate", "frequency_importance", "load_judges", "scramble_phases", "train_judges", "verdict"],
     "figures": ["plot_activations", "plot_dreams", "plot_path", "plot_projection", "plot_search", "plot_spectra", "plot_twins", "plot_violins", "save_figure"],
     "report": ["make_report", "train_model", "write_report"],
+    "explorer": ["Explorer", "explore"],
     "cli": [],
 }
 _where = {name: part for part, names in _parts.items() for name in names}

@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="seqdream", description="What has a time series classifier learned? Activation maximization by Sequence Dreaming (arXiv 2408.10628).")
     from seqdream import __version__
     p.add_argument("--version", action="version", version=f"seqdream {__version__}")
-    commands = p.add_subparsers(dest="command", required=True, metavar="report | train | dream | search | evaluate")
+    commands = p.add_subparsers(dest="command", required=True, metavar="report | train | dream | search | evaluate | explore")
     add = lambda name, text, example: commands.add_parser(name, help=text, description=text, epilog=f"example:  {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
     r = add("report", "Every table and figure of one model and data set, in one folder with index.html.", "seqdream report OSULeaf --epochs 30 --out leaf")
     _add_data(r)
@@ -68,6 +68,13 @@ def parser() -> argparse.ArgumentParser:
     e.add_argument("dreams", metavar="DREAMS", nargs="+", help="files written by `seqdream dream` or `report`, or folders of them")
     e.add_argument("--model", help="preset of a bundled model, or path of a model saved by `seqdream train` (default: the one the dreams name)")
     e.add_argument("--out", help="also write the table to this CSV file")
+    x = add("explore", "The explorer as a page on localhost (pip install 'seqdream[explore]').", "seqdream explore FordA --port 8866")
+    _add_data(x)
+    x.add_argument("--model", default="wang", help="as for report")
+    x.add_argument("--epochs", type=int, help="as for report")
+    x.add_argument("--port", type=int, default=8866, help="default: 8866")
+    x.add_argument("--dark", action="store_true", help="light on dark")
+    x.add_argument("--browser", action="store_true", help="open it in the default browser")
     return p
 
 # %% ../nbs/15_cli.ipynb #0795af9f
@@ -232,12 +239,29 @@ def _evaluate(a) -> int:
         print(f"{a.out}: {len(table)} rows")
     return 0
 
+# %% ../nbs/15_cli.ipynb #1ad435bb
+def _explore(a) -> int:
+    import socket, tempfile
+    from seqdream.activations import pretrained_models
+    from seqdream.explorer import serve
+    with socket.socket() as s:
+        if s.connect_ex(("127.0.0.1", a.port)) == 0: raise ValueError(f"port {a.port} is taken; choose another with --port")
+    if (a.name, a.model) in pretrained_models() and a.epochs is None: return serve(f"model, ref = sd.load_pretrained({a.name!r}, {a.model!r})", None, a.port, a.dark, a.browser)
+    from seqdream.models import save_model
+    from seqdream.report import model_and_reference
+    model, card, ref = model_and_reference(a.name, a.model, a.root, a.length, a.epochs, a.seed, device=a.device, progress=not a.quiet)
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/model.safetensors"
+        save_model(model, path, card); ref.save(f"{folder}/model-reference.safetensors")
+        return serve(f"model, ref = sd.load_model({path!r})[0], sd.Reference.load({folder + '/model-reference.safetensors'!r})",
+                     f"from seqdream.report import model_and_reference\nmodel, _, ref = model_and_reference({a.name!r}, {a.model!r}, {a.root!r}, {a.length!r}, {a.epochs!r}, {a.seed!r})", a.port, a.dark, a.browser)
+
 # %% ../nbs/15_cli.ipynb #62dd63c1
 def main(argv: list[str] | None = None) -> int:
     "Entry point of the command `seqdream`; the exit code."
     args = parser().parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
-    try: return {"report": _report, "train": _train, "dream": _dream, "search": _search, "evaluate": _evaluate}[args.command](args)
+    try: return {"report": _report, "train": _train, "dream": _dream, "search": _search, "evaluate": _evaluate, "explore": _explore}[args.command](args)
     except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError) as e:
         print(f"seqdream {args.command}: {e}", file=sys.stderr)
         return 2

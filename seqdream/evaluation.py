@@ -391,7 +391,7 @@ def verdict(
     many = [(d, model, ref)] if isinstance(d, Dreams) else list(zip(d, model, ref))
     comparison = pd.concat([compare(*one, judges, seed).assign(run=i) for i, one in enumerate(many)], ignore_index=True)
     t = best_radius(comparison).set_index(["judge", "series"]).sort_index()
-    values = lambda judge, series: t.loc[(judge, series)].sort_values(["run", "row"])
+    values = lambda judge, series: t.loc[[(judge, series)]].sort_values(["run", "row"])
     groups = lambda v, runs: v if len(many) == 1 else [v[runs == r] for r in np.unique(runs)]
     free, lines = [s for s in TWINS if s != "scrambled" and ("model", s) in t.index], []
     for judge in dict.fromkeys(["model", *(j.name for j in judges)]):

@@ -1,0 +1,250 @@
+"The explorer, without a browser: every control set, every button pressed, every result read."
+import io
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("anywidget", reason="the explorer's extra is not installed")
+import ipywidgets as W
+
+import seqdream as sd
+from seqdream import explorer
+
+
+@pytest.fixture(scope="module")
+def pair(): return sd.load_pretrained("FordA", "paper")
+
+
+@pytest.fixture()
+def e(pair):
+    e = sd.explore(*pair)
+    e.knobs["steps"].value = 20
+    yield e
+    e.stop(); e.wait()
+
+
+def png(data): return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def again(call: str):
+    names = {}
+    exec(call, names)
+    return names["d"]
+
+
+def press(button): button.click()
+
+
+def test_first_picture_and_what_is_on_the_screen(e):
+    assert png(e.plane.value).shape == (500, 540, 3) and png(e.walk.value).shape == (500, 740, 3)
+    everything = []
+    def walk(w):
+        everything.append(w)
+        for c in getattr(w, "children", ()): walk(c)
+    walk(e.view)
+    assert all(w in everything for w in (*e.knobs.values(), e.plane, e.walk, e.dream_button, e.stop_button, e.verdict_button, e.call, *e.gives.values()))
+    assert all(w.description for w in everything if isinstance(w, (W.Dropdown, W.FloatSlider, W.IntSlider, W.FloatLogSlider, W.Text, W.IntText, W.Textarea, W.Button))), "every control has a label"
+    assert all(c.alt for c in (e.plane, e.walk)) and all(g.disabled for g in e.gives.values())
+
+
+@pytest.mark.parametrize("method", list(explorer.RECIPES))
+def test_every_method_and_its_call(e, method):
+    "What ran is the call that is shown; run again elsewhere it gives the same bits."
+    before = e.walk.value, e.plane.value
+    e.knobs["method"].value = method
+    if not e.knobs["steps"].disabled: e.knobs["steps"].value = 12
+    e.knobs["seed"].value = 3
+    press(e.dream_button); e.wait()
+    assert "sd-error" not in e.message.value, e.message.value
+    d = e.kept[-1]["d"]
+    assert len(d) == 1 and e.walk.value != before[0] and e.plane.value != before[1]
+    twin = again(e.call.value)
+    assert torch.equal(twin.x, d.x) and twin.status == d.status and "seed=3" in e.call.value
+    takes = explorer.RECIPES[method][1]
+    assert {n for n, w in e.knobs.items() if w.disabled} == set(e.knobs) - set(takes) - {"target_class", "method", "seed"}
+
+
+KNOBS = {"steps": (7, 7), "lr": (.5, .5), "alpha": (5.2, 5.2), "beta": (1.3, 1.3), "sigma": (4.4, 4.4), "lambda_alpha": (1e-3, .001), "lambda_beta": (1e-2, .01), "lambda_sm": (.3, .3), "k": ("1.7", 1.7), "start": ("other", "other"), "region": ("edge", "edge"), "target_class": (0, 0), "seed": (9, 9)}
+
+
+def test_every_knob_reaches_the_dream(e):
+    for name, (value, _) in KNOBS.items(): e.knobs[name].value = value
+    press(e.dream_button); e.wait()
+    call = e.call.value
+    for name, (_, value) in KNOBS.items(): assert f"{name}={value!r}" in call, call
+    s = e.kept[-1]["d"].settings
+    assert (s["target_class"], s["region"], s["steps"], s["lr"], round(s["lambda_sm"], 6), s["seed"], s["start"]) == (0, "edge", 7, .5, .3, 9, "other")
+
+
+def test_ranges_are_those_of_table_1(e):
+    from seqdream.search import TABLE_1
+    for name, (low, high) in TABLE_1.items():
+        w = e.knobs[name]
+        ends = (10 ** w.min, 10 ** w.max) if isinstance(w, W.FloatLogSlider) else (w.min, w.max)
+        assert ends[0] == pytest.approx(low) and ends[1] >= high * .999, name
+
+
+def test_a_click_aims_at_the_activation_there(e, pair):
+    "Against the affine map of the principal components, solved by hand."
+    _, ref = pair
+    page = e.pages[0]
+    e.plane.picked = [.3, .4, 1]                                                                     # what the browser sends
+    e.wait()
+    at = page.at(.3, .4)
+    x0, x1 = page.ax.get_xlim(); box = page.ax.get_position()
+    assert at[0] == pytest.approx(x0 + (x1 - x0) * (.3 - box.x0) / box.width, rel=1e-6)
+    a = ref.activations.double(); mean = a.mean(0)
+    _, _, v = torch.linalg.svd(a - mean, full_matrices=False)
+    centred = ((torch.tensor(e.picked) - mean) @ v[:2].T).numpy()
+    assert np.allclose(np.abs(centred), np.abs(at), rtol=1e-2, atol=1e-2 * np.abs(at).max())            # an axis may point the other way
+    d = e.kept[-1]["d"]
+    assert e.knobs["region"].value == "picked" and d.settings["region"] != "max" and "region=[" in e.call.value
+    exemplar = explorer._nearest_real(ref, e.picked)
+    far = (ref.activations[ref.index].double() - torch.tensor(e.picked)).norm(dim=1)
+    assert far[exemplar] == pytest.approx(float(far.min()), rel=1e-4) and torch.equal(e.pages[1].near[0], ref.X[exemplar])
+    assert torch.equal(again(e.call.value).x, d.x)
+
+
+def test_stop_stops_within_a_step(pair):
+    class Slow(torch.nn.Module):
+        def __init__(self, inner): super().__init__(); self.inner, self.asked = inner, 0
+        def forward(self, x): self.asked += 1; time.sleep(.02); return self.inner(x)
+    slow = Slow(pair[0])
+    e = explorer.Explorer(slow, pair[1], "# mine")
+    e.knobs["method"].value = "grounded"; e.knobs["steps"].value = 300; e.knobs["region"].value = "beyond"
+    press(e.dream_button)
+    while e.pictures < 3: time.sleep(.01)
+    press(e.stop_button); asked = slow.asked; e.wait(20)
+    d = e.kept[-1]["d"]
+    assert d.status == ["stopped"] and slow.asked - asked < 8 and "stopped after" in e.message.value
+
+
+def test_a_second_request_takes_over(e):
+    e.knobs["method"].value = "grounded"; e.knobs["steps"].value = 300; e.knobs["region"].value = "beyond"
+    press(e.dream_button); first = e.thread
+    while e.pictures < 2: time.sleep(.01)
+    e.knobs["method"].value = "Sequence Dreaming"; e.knobs["region"].value = "centre"; e.knobs["steps"].value = 10
+    press(e.dream_button); e.wait(); first.join(10)
+    assert [one["d"].settings["method"] for one in e.kept] == ["sequence dreaming"] and not first.is_alive()
+
+
+def test_controls_stay_alive_while_it_dreams(e):
+    "The engine is off this thread: setting a control takes no time."
+    e.knobs["method"].value = "grounded"; e.knobs["steps"].value = 300
+    press(e.dream_button)
+    assert e.thread is not threading.current_thread() and e.thread.is_alive()
+    e.knobs["sigma"].value = 5.; e.knobs["target_class"].value = 0
+    assert e.thread.is_alive()
+    press(e.stop_button)
+
+
+@pytest.mark.parametrize("knob, value, said", [("k", "two", "give a number"), ("k", "nan", "k="), ("region", "picked", "no point is picked"), ("region", "beyond", "there are centre, max"), ("seed", -1, "seed")])
+def test_wrong_settings_are_said_on_the_screen(e, knob, value, said):
+    e.knobs[knob].value = value
+    press(e.dream_button); e.wait()
+    assert 'role="alert"' in e.message.value and said in e.message.value and not e.kept
+    e.knobs["k"].value, e.knobs["region"].value, e.knobs["seed"].value = "", "centre", 0
+    press(e.dream_button); e.wait()
+    assert 'role="status"' in e.message.value and len(e.kept) == 1
+
+
+def test_an_exception_of_the_model_is_said_on_the_screen(pair):
+    class Moody(torch.nn.Module):
+        def __init__(self, inner): super().__init__(); self.inner, self.angry = inner, False
+        def forward(self, x):
+            if self.angry: raise RuntimeError("<b>not today</b>")
+            return self.inner(x)
+    moody = Moody(pair[0])
+    e = explorer.Explorer(moody, pair[1]); moody.angry = True
+    press(e.dream_button); e.wait()
+    assert "sd-error" in e.message.value and "&lt;b&gt;not today" in e.message.value and "<b>" not in e.message.value
+
+
+def test_gallery_side_by_side_and_its_end(e, monkeypatch):
+    monkeypatch.setattr(type(e), "most", 3)
+    e.knobs["steps"].value = 5
+    for region in ("centre", "max", "edge", "boundary", "centre"):
+        e.knobs["region"].value = region; press(e.dream_button); e.wait()
+    assert len(e.kept) == 3 == len(e.gallery.children) and "5: SD centre" in e.kept[-1]["switch"].description
+    e.kept[0]["switch"].value = True
+    assert e.details.value.count("<tr>") == 3 and "<img" in e.details.value and e.chosen is e.kept[0] and "edge" in e.call.value
+    e.kept[0]["switch"].value = e.kept[-1]["switch"].value = False
+    assert e.details.value == "" and e.chosen is None and e.csv() is None and all(g.disabled for g in e.gives.values())
+
+
+def test_downloads(e, pair):
+    press(e.dream_button); e.wait()
+    d = e.kept[-1]["d"]
+    name, data = e.gives["CSV"].give()
+    table = np.genfromtxt(io.BytesIO(data), delimiter=",", skip_header=1)
+    assert name == "dream.csv" and np.array_equal(table[:, 2].astype(np.float32), d.x[0, 0].numpy()) and np.array_equal(table[:, 1].astype(np.float32), d.start[0, 0].numpy())
+    assert b"<svg" in e.gives["SVG"].give()[1]
+    e.kept[-1]["frames"].insert(0, e.kept[-1]["frames"][0])                                             # equal pictures are one picture, shown longer
+    film = Image.open(io.BytesIO(e.gives["GIF"].give()[1]))
+    assert film.format == "GIF" and film.size == (740, 500) and 1 < film.n_frames <= min(60, len(e.kept[-1]["frames"]))
+    shown = 0
+    for i in range(film.n_frames): film.seek(i); shown += film.info["duration"]
+    assert shown == 80 * (len(e.kept[-1]["frames"]) - 1) + 1500
+    assert e.gives["copy call"].give() == e.call.value
+    if "MP4" in e.gives: assert e.gives["MP4"].give()[1][4:8] == b"ftyp"
+
+
+def test_evaluation_row_and_verdict(e, pair):
+    press(e.dream_button); e.wait()
+    row = sd.evaluate(e.kept[-1]["d"], pair[1]).iloc[0]
+    assert f"{row['score_ratio']:.3g}" in e.details.value and f"{row['time_distance_ledoit_wolf_percentile']:.3g}" in e.details.value
+    press(e.verdict_button); e.wait(120)
+    assert "Class 1" in e.message.value and "twin" in e.message.value
+
+
+def test_dark(e):
+    light = png(e.walk.value)
+    e.plane.dark = True                                                                              # what the browser sends
+    assert png(e.walk.value).mean() < 80 < 200 < light.mean() and png(e.plane.value).mean() < 80
+    press(e.dream_button); e.wait()
+    assert png(e.walk.value).mean() < 80
+
+
+@pytest.mark.parametrize("name, model, kw", [("BasicMotions", "channels", {}), ("Plane", "classes", {}), ("GunPoint", "layer", {"layer": "relu"})])
+def test_other_data(name, model, kw):
+    "Six channels with units, seven classes, a hidden layer of a model that is not ours."
+    class Net(torch.nn.Module):
+        def __init__(self, c, k): super().__init__(); self.conv, self.relu, self.head = torch.nn.Conv1d(c, 5, 7), torch.nn.ReLU(), torch.nn.Linear(5, k)
+        def forward(self, x): return self.head(self.relu(self.conv(x)).mean(-1))
+    try: data = sd.load_dataset(name)
+    except FileNotFoundError: pytest.skip(f"{name} is not here")
+    torch.manual_seed(0)
+    net = Net(data.n_channels, data.n_classes)
+    physical = {"physical": sd.Physical(10., tuple("abcdef"), ("g",) * 6)} if name == "BasicMotions" else {}
+    ref = sd.Reference.from_data(net, data.X_train, data.y_train, holdout=(data.X_test, data.y_test), classes=data.classes, name=name, **kw, **physical)
+    e = sd.explore(net, ref)
+    e.knobs["steps"].value = 6
+    press(e.dream_button); e.wait()
+    assert "sd-error" not in e.message.value, e.message.value
+    e.knobs["method"].value = "grounded"; e.knobs["steps"].value = 6; e.plane.picked = [.5, .5, 1]; e.wait()
+    assert "sd-error" not in e.message.value, e.message.value
+    assert len(e.kept) == 2 and "# model, ref: yours" in e.call.value and all(d.isascii() for d in e.csv()[1].decode()[:20])
+
+
+def test_a_hundred_dreams_leak_nothing_to_speak_of(pair):
+    e = sd.explore(*pair)
+    e.knobs["steps"].value = 5
+    rss, living = [], []
+    for i in range(100):
+        e.knobs["region"].value = ("centre", "max")[i % 2]; e.dream(); e.wait()
+        rss.append(psutil.Process().memory_info().rss / 2**20); living.append(len(W.widget._instances))
+    assert rss[-1] - rss[19] < 50 and living[-1] == living[19], (rss[19], rss[-1])
+
+
+def test_a_foreign_reference_is_refused(pair):
+    with pytest.raises(ValueError, match="other weights"): sd.explore(sd.ResNet.preset("paper", seed=1), pair[1])
+
+
+def test_without_its_extra_it_says_what_to_install(pair, monkeypatch):
+    monkeypatch.setattr(explorer, "AnyWidget", None)
+    with pytest.raises(ImportError, match=r"seqdream\[explore\]"): sd.explore(*pair)
