@@ -368,7 +368,7 @@ class Verdict:
     label: str                  # the class's index, and its label where that differs
     comparison: object = field(default=None, repr=False)  # what `compare` returned, with a column `run`
 
-    reads = property(lambda self: "spectrum" if self.kept > .5 else "shape")
+    reads = property(lambda self: "spectrum" if self.kept > .6 else "shape" if self.kept < .4 else "both")
 
     def __str__(self):
         m = self.table.loc["model"]
@@ -379,7 +379,7 @@ class Verdict:
         if judges:
             low, high = self.table.loc[judges, "dream"].min(), self.table.loc[judges, "dream"].max()
             parts.append(f"Judges that had no part in it see {low:.1f} to {high:.1f} × the margin of real series; {len(beaten)} of {len(judges)} see more in the dreams than in any twin, intervals apart" + (f" (not: {', '.join(j for j in judges if j not in beaten)})." if len(beaten) < len(judges) else "."))
-        parts.append(f"With scrambled phases {100 * self.kept:.0f} % of the margin is left: the model judges this class by " + ("its spectrum; do not read the waveform, read the spectrum." if self.reads == "spectrum" else "its shape; the waveform may be read."))
+        parts.append(f"With scrambled phases {100 * self.kept:.0f} % of the margin is left: the model judges this class by " + {"spectrum": "its spectrum; do not read the waveform, read the spectrum.", "shape": "its shape; the waveform may be read.", "both": "spectrum and shape about equally; read neither alone."}[self.reads])
         return " ".join(parts)
 
 def verdict(

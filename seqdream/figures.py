@@ -108,9 +108,11 @@ def plot_dreams(
 def activation_plane(ref: Reference):
     "A function from activations `(n, features)` to the plane of the first two principal components `(n, 2)`, and the names of its axes."
     if ref.n_features == 1: return (lambda a: np.c_[np.asarray(a)[:, 0], np.zeros(len(a))]), ("activation", "")
-    from sklearn.decomposition import PCA
-    pca = PCA(2, svd_solver="full").fit(ref.activations.numpy())
-    return (lambda a: pca.transform(np.asarray(a))), tuple(f"principal component {i + 1} ({100 * r:.3g} % of variance)" for i, r in enumerate(pca.explained_variance_ratio_))
+    a = ref.activations.double().numpy()
+    middle = a.mean(0)
+    _, s, v = np.linalg.svd(a - middle, full_matrices=False)                                                # as scikit-learn does, which takes longer to import than this to run
+    v = v[:2] * np.sign(v[[0, 1], np.abs(v[:2]).argmax(1)])[:, None]
+    return (lambda a: (np.asarray(a) - middle) @ v.T), tuple(f"principal component {i + 1} ({100 * r:.3g} % of variance)" for i, r in enumerate((s ** 2 / (s ** 2).sum())[:2]))
 
 # %% ../nbs/12_figures.ipynb #b6fd3202
 def _scatter_real(ax, ref: Reference, plane, colours, most: int = 1500) -> None:

@@ -44,7 +44,7 @@ def measures(d, ref, c) -> dict:
 
 
 def said(v) -> dict:
-    return {"table": v.table.reset_index().to_dict("records"), "shares": v.shares, "kept": v.kept, "reads": v.reads, "sentence": str(v)}
+    return {"table": v.table.reset_index().to_dict("records"), "shares": v.shares, "kept": v.kept}
 
 
 def forda(name, n, judges, steps) -> dict:
