@@ -337,8 +337,13 @@ def test_precision_none_keeps_float32_where_the_gradient_disagrees(net, monkeypa
     class Rounded(Cliffs):
         def __init__(self): super().__init__(); self.mix = nn.Conv1d(1, 1, 1, bias=False); nn.init.constant_(self.mix.weight, 1.0)
         def forward(self, x): return super().forward(self.mix(x))
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(60, 2))
+    assert sd.dream(plain, start, sd.score(0), steps=1, precision=None).settings["precision"] == "float32", "too small to gain"
+    monkeypatch.setattr(dreaming, "HALF_FROM", 100)
+    assert sd.dream(plain, start, sd.score(0), steps=1, precision=None).settings["precision"] == "bfloat16"
+    monkeypatch.setattr(dreaming, "HALF_FROM", 0)
     assert sd.dream(Rounded(), start, sd.score(0), steps=1, precision=None).settings["precision"] == "float32"
-    assert sd.dream(nn.Sequential(nn.Flatten(), nn.Linear(60, 2)), start, sd.score(0), steps=1, precision=None).settings["precision"] == "bfloat16"
+
 
 
 def test_a_callback_may_stop_some_rows(net):
@@ -355,7 +360,7 @@ def test_bad_engine_settings(net, wrong, says):
 def test_each_row_has_the_precision_that_suits_it_whatever_its_neighbours(monkeypatch):
     "Differences of a series far from zero drown in bfloat16's three digits: that row walks in float32, alone and among others."
     import seqdream.dreaming as engine
-    monkeypatch.setattr(engine, "fast_bfloat16", lambda device: True)
+    monkeypatch.setattr(engine, "fast_bfloat16", lambda device: True); monkeypatch.setattr(engine, "HALF_FROM", 0)
     edge = torch.nn.Conv1d(1, 1, 3, bias=False)
     with torch.no_grad(): edge.weight.copy_(torch.tensor([[[1., 0., -1.]]]))
     model = torch.nn.Sequential(edge, torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(38, 2)).eval()
