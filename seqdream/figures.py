@@ -8,6 +8,7 @@ __all__ = ['MARKERS', 'LABELS', 'class_colours', 'class_name', 'set_name', 'time
            'plot_twins', 'save_figure']
 
 # %% ../nbs/12_figures.ipynb #7dfd75be
+from itertools import cycle, product
 from pathlib import Path
 
 import numpy as np
@@ -298,10 +299,10 @@ def plot_spectra(
     for ax, c in zip(axes.flat, shown):
         low, mid, high = ref.bands["spectrum"][c, :, channel] + 1e-12
         ax.fill_between(frequency, low, high, color=colours[c], alpha=.25, lw=0, label="real, 5–95 %")
-        for d, style in zip((d for d in dreams if d.settings["target_class"] == c), ("-", "--", ":", "-.", (0, (5, 1)))):
+        for d, (colour, style) in zip((d for d in dreams if d.settings["target_class"] == c), cycle(product(("black", "#c0392b", "#1f6f3f"), ("-", "--", ":", "-.", (0, (5, 1)))))):
             power = np.median(np.abs(np.fft.rfft(d.x[:, channel].numpy())) ** 2 / ref.n_timepoints, axis=0) + 1e-12
-            ax.semilogy(frequency, power, linestyle=style, color="black", lw=1, label=set_name(d))
-        ax.set_title(class_name(ref, c), fontsize=9); ax.grid(alpha=.25); ax.legend(fontsize=7, frameon=False)
+            ax.semilogy(frequency, power, linestyle=style, color=colour, lw=1, label=set_name(d))
+        ax.set_title(class_name(ref, c), fontsize=9); ax.grid(alpha=.25); ax.legend(fontsize=7, frameon=False, ncols=2)
         ax.set_ylim(max(1e-10, np.quantile(low[1:], .02) / 10), None)
     for ax in axes.flat[len(shown):]: ax.set_visible(False)
     for ax in axes[-1]: ax.set_xlabel("frequency [Hz]" if ref.physical.sampling_rate else "cycles per time point")
