@@ -20,6 +20,10 @@ def pytest_collection_modifyitems(items):
         if item.get_closest_marker("forda"): item.add_marker(pytest.mark.skip(reason="FordA's raw files are not in $SEQDREAM_DATA"))
 
 
+@pytest.fixture(autouse=True)
+def same_numbers_every_time(): torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def small():
     "The bundled small model and its reference."
