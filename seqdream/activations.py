@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'ZOO', 'find_layer', 'Probe', 'Gaussian', 'is_z_normalised',
            'weights_hash', 'pretrained_models', 'load_pretrained', 'find_pretrained']
 
 # %% ../nbs/03_activations.ipynb #5467a6a8
-import difflib, hashlib
+import difflib, hashlib, threading
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -44,8 +44,9 @@ class Probe:
     def raw(self, x: Tensor) -> Tensor:
         "The layer's output as it is, of a model that is already borrowed (eval mode, frozen)."
         if self.layer is None: return one_tensor(self.model(x))
-        seen = []
+        seen, here = [], threading.get_ident()
         def look(module, args, out):
+            if threading.get_ident() != here: return                             # somebody else's pass through the same layer
             seen.append(one_tensor(out).clone())                                 # a later in-place ReLU must not reach it
             if len(seen) == self._calls: raise _Reached
         hook = self.layer.register_forward_hook(look)

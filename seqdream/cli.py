@@ -143,17 +143,21 @@ def _dream(a) -> int:
     from seqdream.evaluation import evaluate
     from seqdream.figures import plot_dreams, save_figure
     from seqdream.methods import grounded_dreaming, sequence_dreaming
-    from seqdream.models import write_whole
+    from seqdream.models import save_model, write_whole
     from seqdream.report import model_and_reference
     out = _folder(a.out)
-    model, _, ref = model_and_reference(a.name, a.model, a.root, a.length, a.epochs, a.seed, out / ".training.safetensors", a.device, not a.quiet)
-    (out / ".training.safetensors").unlink(missing_ok=True)
+    stem, half = out / "model" / a.name, out / ".training.safetensors"
+    model, card, ref = model_and_reference(a.name, a.model, a.root, a.length, a.epochs, a.seed, half, a.device, not a.quiet)      # the checkpoint stays until all else has worked
     more = {} if a.steps is None else {"steps": a.steps}
     more |= {"trust": a.trust} if a.method == "grounded" else {}
     recipe = {"sd": sequence_dreaming, "grounded": grounded_dreaming}[a.method]
     d = recipe(model, ref, a.target_class, a.region, a.n, a.seed, k=a.k, start=a.start, device=a.device, progress=not a.quiet, **more)
     table = evaluate(d, ref)
     d.save(out / "dreams.safetensors")
+    if half.exists():                                                                     # trained here: `seqdream evaluate` looks there
+        _folder(stem.parent)
+        ref.save(f"{stem}-reference.safetensors"); save_model(model, stem, card)
+        half.unlink()
     write_whole(out / "evaluation.csv", lambda p: table.to_csv(p, index=False))
     save_figure(plot_dreams(d[:8], ref), out / "dreams")
     shown = ["row", "status", "predicted", "probability", "score_ratio", "gain", "activation_distance_percentile", "time_distance_ledoit_wolf", "time_distance_ledoit_wolf_percentile", "scale"]
@@ -214,7 +218,7 @@ def _reference_of(d, model: str | None, near: Path):
     name, weights = d.settings.get("dataset"), d.settings.get("model")
     if model is not None: return load_pretrained(name, model)[1] if (name, model) in pretrained_models() else Reference.load(f"{model}-reference.safetensors")
     if ref := find_pretrained(name, weights): return ref
-    for file in (*near.parent.glob("*-reference.safetensors"), *near.parent.parent.glob("model/*-reference.safetensors")):
+    for file in (*near.parent.glob("*-reference.safetensors"), *near.parent.glob("model/*-reference.safetensors"), *near.parent.parent.glob("model/*-reference.safetensors")):
         if (ref := Reference.load(file)).meta.get("model") == weights: return ref
     raise ValueError(f"{near}: no reference of the model these dreams came from is bundled or lies beside them; name the model with --model")
 
@@ -253,25 +257,25 @@ TEMPLATE = """{%- extends 'voila/templates/lab/index.html.j2' -%}
 {%- endblock notebook_css -%}
 """
 
-def write_page(folder, source: str, shown: str | None = None) -> Path:
+def write_page(folder, source: str, shown: str | None = None, device: str | None = None) -> Path:
     "The one-cell notebook and the template, in a folder; `source` gives `model` and `ref`, `shown` is what \"copy call\" says instead."
     import json, nbformat
     folder = Path(folder)
     template = folder / "voila" / "templates" / "seqdream"
     template.mkdir(parents=True, exist_ok=True)
     (template / "index.html.j2").write_text(TEMPLATE); (template / "conf.json").write_text(json.dumps({"base_template": "lab"}))
-    cell = nbformat.v4.new_code_cell(f"import seqdream as sd\n{source}\nsd.explore(model, ref, source={shown or source!r})")
+    cell = nbformat.v4.new_code_cell(f"import seqdream as sd\n{source}\nsd.explore(model, ref, source={shown or source!r}, device={device!r})")
     page = folder / "seqdream.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"title": "seqdream explorer", "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}), page)
     return page
 
-def serve(source: str, shown: str | None = None, port: int = 8866, dark: bool = False, browser: bool = False) -> int:
+def serve(source: str, shown: str | None = None, device: str | None = None, port: int = 8866, dark: bool = False, browser: bool = False) -> int:
     "Serve the page on localhost until Ctrl-C; the exit code."
     import importlib.util, os, signal, subprocess, tempfile
     if missing := [name for name in ("voila", "anywidget") if importlib.util.find_spec(name) is None]: raise ImportError(f"the page needs {' and '.join(missing)}: pip install 'seqdream[explore]'")
     signal.signal(signal.SIGTERM, signal.default_int_handler)                    # whoever ends this process ends the server too
     with tempfile.TemporaryDirectory() as folder:
-        page = write_page(folder, source, shown)
+        page = write_page(folder, source, shown, device)
         env = {**os.environ, "JUPYTER_PATH": os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))}
         command = [sys.executable, "-m", "voila", str(page), f"--port={port}", "--Voila.ip=127.0.0.1", "--template=seqdream", f"--theme={'dark' if dark else 'light'}", "--show_tracebacks=True", *([] if browser else ["--no-browser"])]
         process = subprocess.Popen(command, env=env)
@@ -285,7 +289,7 @@ def _explore(a) -> int:
     import socket, tempfile
     with socket.socket() as s:
         if s.connect_ex(("127.0.0.1", a.port)) == 0: raise ValueError(f"port {a.port} is taken; choose another with --port")
-    if a.epochs is None and (Path(__file__).parent / "zoo" / f"{a.name}-{a.model}-reference.safetensors").exists(): return serve(f"model, ref = sd.load_pretrained({a.name!r}, {a.model!r})", None, a.port, a.dark, a.browser)
+    if a.epochs is None and (Path(__file__).parent / "zoo" / f"{a.name}-{a.model}-reference.safetensors").exists(): return serve(f"model, ref = sd.load_pretrained({a.name!r}, {a.model!r})", None, a.device, a.port, a.dark, a.browser)
     from seqdream.models import save_model
     from seqdream.report import model_and_reference
     model, card, ref = model_and_reference(a.name, a.model, a.root, a.length, a.epochs, a.seed, device=a.device, progress=not a.quiet)
@@ -293,7 +297,7 @@ def _explore(a) -> int:
         path = f"{folder}/model.safetensors"
         save_model(model, path, card); ref.save(f"{folder}/model-reference.safetensors")
         return serve(f"model, ref = sd.load_model({path!r})[0], sd.Reference.load({folder + '/model-reference.safetensors'!r})",
-                     f"from seqdream.report import model_and_reference\nmodel, _, ref = model_and_reference({a.name!r}, {a.model!r}, {a.root!r}, {a.length!r}, {a.epochs!r}, {a.seed!r})", a.port, a.dark, a.browser)
+                     f"from seqdream.report import model_and_reference\nmodel, _, ref = model_and_reference({a.name!r}, {a.model!r}, {a.root!r}, {a.length!r}, {a.epochs!r}, {a.seed!r})", a.device, a.port, a.dark, a.browser)
 
 # %% ../nbs/15_cli.ipynb #62dd63c1
 def main(argv: list[str] | None = None) -> int:

@@ -104,6 +104,12 @@ class Physical:
     scale: float | tuple = 1.           # what it was then divided by
 
     def __post_init__(self):
+        for name in ("mean", "scale"):
+            v = np.asarray(getattr(self, name), dtype=float)
+            object.__setattr__(self, name, float(v) if v.ndim == 0 else tuple(v.ravel().tolist()))
+        for name in ("channels", "units"):
+            if not isinstance(v := getattr(self, name), str): object.__setattr__(self, name, tuple(map(str, v)))
+        if self.sampling_rate is not None: object.__setattr__(self, "sampling_rate", float(self.sampling_rate))
         if self.sampling_rate is not None and not (self.sampling_rate > 0 and np.isfinite(self.sampling_rate)): raise ValueError(f"sampling_rate={self.sampling_rate!r}: give points per second, above 0")
         if not np.isfinite(self.mean).all() or not np.isfinite(self.scale).all() or not (np.asarray(self.scale) > 0).all(): raise ValueError(f"mean={self.mean!r}, scale={self.scale!r}: both finite, the scale above 0")
 
@@ -204,11 +210,13 @@ def _bundled() -> Path | None:
 # %% ../nbs/00_data.ipynb #b4b5b1a2
 def _find(name: str, root: Path) -> tuple | None:
     "Reader and the two files of data set `name` below `root`, or None."
+    half = None
     for ext, reader in (("tsv", _read_tsv), ("ts", _read_ts)):
         files = [root / name / f"{name}_{part}.{ext}" for part in ("TRAIN", "TEST")]
         there = [f.is_file() for f in files]
         if all(there): return reader, files
-        if any(there): raise FileNotFoundError(f"{files[there.index(False)]}: missing beside {files[there.index(True)].name}; both are needed")
+        if any(there) and half is None: half = f"{files[there.index(False)]}: missing beside {files[there.index(True)].name}; both are needed"
+    if half: raise FileNotFoundError(half)
 
 def available_datasets(root=None) -> dict[str, str]:
     "Names of the data sets at hand and the folder each lies in: `root`, else `$SEQDREAM_DATA`, and aeon's bundled sets."

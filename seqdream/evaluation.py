@@ -199,12 +199,15 @@ def twin_series(
 
 def _untrained(model, ref: Reference, c: int, white: Whitened, z0, r, region, seed: int) -> Tensor:
     "Ascent on the same network with new weights, up to the dream's own distance."
-    try: net = copy.deepcopy(model)
+    try: net = copy.deepcopy(model).cpu()
     except Exception: return white.decode(z0)
-    with torch.random.fork_rng(devices=[]):
+    learned = [p.detach().clone() for p in net.parameters()]
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for m in net.modules():
-            if hasattr(m, "reset_parameters"): m.reset_parameters()
+            if reset := getattr(m, "reset_parameters", None) or getattr(m, "_reset_parameters", None): reset()
+        for p, was in zip(net.parameters(), learned):                                 # what no module draws again is shuffled
+            if torch.equal(p, was): p.copy_(p.flatten()[torch.randperm(p.numel())].reshape(p.shape))
     probe = Probe(net, ref.meta.get("layer"))
     def odds(x):
         a = probe.pooled(x)
@@ -268,7 +271,7 @@ class Judge:
     name: str
     model: nn.Module
     accuracy: float            # on series it was not trained on
-    unit: Tensor               # mean margin of each class's series among those, (classes,)
+    unit: Tensor               # mean margin of each class's series among those (their standard deviation where that mean is next to nothing), (classes,)
 
     def __call__(self, x: Tensor, c: int) -> np.ndarray:
         "Margins of class `c`, 1 as real series have on average, `(n,)`."
@@ -285,6 +288,8 @@ def train_judges(
     "Judges of a data set."
     X, y, X_new, y_new = check_series(X, name="judges' series"), torch.as_tensor(y).long(), check_series(X_new, name="new series"), torch.as_tensor(y_new).long()
     k, found = int(max(y.max(), y_new.max())) + 1, []
+    for what, labels in (("the judges' series", y), ("the new series", y_new)):
+        if lacking := sorted(set(range(k)) - set(labels.tolist())): raise ValueError(f"no series of class {lacking[0]} among {what}; every class is needed in both")
     for name in tqdm(which, desc="training judges", unit="judge", disable=not progress):
         if name not in JUDGES: raise ValueError(f"judge {name!r}: there are {', '.join(JUDGES)}")
         kind, seed = JUDGES[name]
@@ -294,7 +299,9 @@ def train_judges(
         else: (net := kind(X.shape[1], X.shape[2], k)).learn(X, y, seed)
         net.eval()
         judge = Judge(name, net, accuracy(net, X_new, y_new), torch.ones(k))
-        for c in range(k): judge.unit[c] = max(float(np.mean(judge(X_new[y_new == c], c))), 1e-3) if (y_new == c).any() else float("nan")
+        for c in range(k):
+            real = judge(X_new[y_new == c], c)
+            judge.unit[c] = float(real.mean() if real.mean() > .1 * real.std() else max(real.std(), 1e-3))            # a judge that can hardly tell the class counts in standard deviations
         found.append(judge)
     return found
 
@@ -367,20 +374,32 @@ class Verdict:
     target_class: int
     label: str                  # the class's index, and its label where that differs
     comparison: object = field(default=None, repr=False)  # what `compare` returned, with a column `run`
+    unheard: list = field(default_factory=list)           # judges left out: other series, other classes
 
-    reads = property(lambda self: "spectrum" if self.kept > .6 else "shape" if self.kept < .4 else "both")
+    reads = property(lambda self: "spectrum" if self.kept > .6 else "shape" if self.kept < .4 else "both" if self.kept == self.kept else "unknown")
+    counted = property(lambda self: int(((self.comparison["judge"] == "model") & (self.comparison["series"] == "dream")).sum()))
 
     def __str__(self):
-        m = self.table.loc["model"]
-        beaten = [j for j in self.table.index if j != "model" and self.table.loc[j, "dream_low"] > self.table.loc[j, "twin_high"]]
-        judges = [j for j in self.table.index if j != "model"]
-        parts = [f"Class {self.label}: for the model itself the dreams have {m['dream']:.1f} × the margin of real series (95 % interval {m['dream_low']:.1f} to {m['dream_high']:.1f}), the best twin ({m['best_twin']}) {m['twin']:.1f}.",
-                 f"Of the gain over the start {100 * self.shares['amplitude']:.0f} % is amplitude, {100 * self.shares['second order']:.0f} % second-order statistics, {100 * self.shares['network']:.0f} % the network's own."]
+        m, judges, few = self.table.loc["model"], [j for j in self.table.index if j != "model"], self.counted < 3      # too few for an interval
+        beaten = [j for j in judges if (self.table.loc[j, "dream"] > self.table.loc[j, "twin"] if few else self.table.loc[j, "dream_low"] > self.table.loc[j, "twin_high"])]
+        interval = "" if few else f" (95 % interval {m['dream_low']:.1f} to {m['dream_high']:.1f})"
+        parts = [f"Class {self.label}: for the model itself the dreams have {m['dream']:.1f} × the margin of real series{interval}, the best twin ({m['best_twin']}) {m['twin']:.1f}."]
+        if self.kept == self.kept: parts.append(f"Of the gain over the start {100 * self.shares['amplitude']:.0f} % is amplitude, {100 * self.shares['second order']:.0f} % second-order statistics, {100 * self.shares['network']:.0f} % the network's own.")
+        else: parts.append("The margin is no larger than the start's, or next to nothing: there is no gain to attribute.")
         if judges:
             low, high = self.table.loc[judges, "dream"].min(), self.table.loc[judges, "dream"].max()
-            parts.append(f"Judges that had no part in it see {low:.1f} to {high:.1f} × the margin of real series; {len(beaten)} of {len(judges)} see more in the dreams than in any twin, intervals apart" + (f" (not: {', '.join(j for j in judges if j not in beaten)})." if len(beaten) < len(judges) else "."))
-        parts.append(f"With scrambled phases {100 * self.kept:.0f} % of the margin is left: the model judges this class by " + {"spectrum": "its spectrum; do not read the waveform, read the spectrum.", "shape": "its shape; the waveform may be read.", "both": "spectrum and shape about equally; read neither alone."}[self.reads])
+            parts.append(f"Judges that had no part in it see {low:.1f} to {high:.1f} × the margin of real series; {len(beaten)} of {len(judges)} see more in the dreams than in any twin{', too few dreams for an interval' if few else ', intervals apart'}" + (f" (not: {', '.join(j for j in judges if j not in beaten)})." if len(beaten) < len(judges) else "."))
+        if self.unheard: parts.append(f"Not asked, being made for other series: {', '.join(self.unheard)}.")
+        if self.kept == self.kept: parts.append(f"With scrambled phases {100 * self.kept:.0f} % of the margin is left: the model judges this class by " + {"spectrum": "its spectrum; do not read the waveform, read the spectrum.", "shape": "its shape; the waveform may be read.", "both": "spectrum and shape about equally; read neither alone."}[self.reads])
         return " ".join(parts)
+
+def _fitting(judges, ref: Reference) -> tuple[list, list]:
+    "Judges that take series of the reference's shape and know its classes, and the names of the others."
+    def fits(j):
+        try: return predict(j.model, ref.X[:1]).shape[1] == ref.n_classes == len(j.unit) and bool(torch.isfinite(j.unit).all())
+        except (RuntimeError, ValueError, TypeError, IndexError): return False
+    good = [j for j in judges if fits(j)]
+    return good, [j.name for j in judges if not any(j is g for g in good)]
 
 def verdict(
     d, model, ref: Reference,   # dreams of one class; or lists of all three, for several training seeds
@@ -389,6 +408,7 @@ def verdict(
     "What part of some dreams is the network's own, whether others agree, and whether it is spectrum or shape."
     import pandas as pd
     many = [(d, model, ref)] if isinstance(d, Dreams) else list(zip(d, model, ref))
+    judges, unheard = _fitting(judges, many[0][2])
     comparison = pd.concat([compare(*one, judges, seed).assign(run=i) for i, one in enumerate(many)], ignore_index=True)
     t = best_radius(comparison).set_index(["judge", "series"]).sort_index()
     values = lambda judge, series: t.loc[[(judge, series)]].sort_values(["run", "row"])
@@ -405,8 +425,8 @@ def verdict(
     begin, end = middle("start"), middle("dream")
     upto = lambda names: min(max(max(middle(s) for s in names if s in free) - begin, 0), end - begin)
     amplitude, second = upto(["scaled"]), upto(["scaled", "qda", "gaussian", "random"])
-    total, c = max(end - begin, 1e-9), many[0][0].settings["target_class"]
-    return Verdict(pd.DataFrame(lines).set_index("judge"), {"amplitude": amplitude / total, "second order": (second - amplitude) / total, "network": (end - begin - second) / total if end > begin else 0.}, middle("scrambled") / end, c, f"{c}" + (f" (label {many[0][2].classes[c]})" if many[0][2].classes[c] != str(c) else ""), comparison)
+    total, c = end - begin if end > max(begin, .05) else float("nan"), many[0][0].settings["target_class"]            # nothing to attribute where nothing was gained
+    return Verdict(pd.DataFrame(lines).set_index("judge"), {"amplitude": amplitude / total, "second order": (second - amplitude) / total, "network": (end - begin - second) / total}, middle("scrambled") / end if total == total else float("nan"), c, f"{c}" + (f" (label {many[0][2].classes[c]})" if many[0][2].classes[c] != str(c) else ""), comparison, unheard)
 
 # %% ../nbs/11_evaluation.ipynb #1f7f1765
 def distinct_modes(x: Tensor, alike: float = .9) -> np.ndarray:

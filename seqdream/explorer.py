@@ -7,7 +7,7 @@ __all__ = ['LIGHT', 'DARK', 'RECIPES', 'REGION_NAMES', 'SHOWN', 'Moving', 'Canva
            'written', 'call_of', 'source_of', 'controls', 'series_csv', 'walk_film', 'Explorer', 'explore']
 
 # %% ../nbs/14_explorer.ipynb #cd038c9d
-import contextlib, html, inspect, io, shutil, threading, time
+import contextlib, copy, html, inspect, io, shutil, threading, time
 from pathlib import Path
 import ipywidgets as W
 import numpy as np
@@ -362,20 +362,21 @@ def _run(e: "Explorer", ticket: int, function, asked: dict) -> None:
     "Dream, in the worker thread."
     with e.running:                                                              # the walk before this one ends within a step
         if ticket != e.ticket: return
-        e.stopped.clear(); e.say(f"{e.knobs['method'].value}: under way …")
+        e.say(f"{e.knobs['method'].value}: under way …")
         frames, last = [], [0.]
         def watch(step, d):
-            frames.append((d.x[:1].clone(), d.history["activation"][-1][:1].numpy(), {k: float(v[-1][0]) for k, v in d.history.items() if k != "activation"}))
+            row = 0 if len(d) == 1 else int(d.activations[:, asked["target_class"]].argmax())          # Ellis-style walks once per step size
+            frames.append((d.x[row:row + 1].clone(), d.history["activation"][-1][row:row + 1].numpy(), {k: float(v[-1][row]) for k, v in d.history.items() if k != "activation"}))
             if time.monotonic() - last[0] >= e.pace: last[0] = time.monotonic(); _frame(e, ticket, asked, frames)
             return ticket != e.ticket or e.stopped.is_set()
-        try: d = function(e.model, e.ref, **asked, callback=watch)
+        try:
+            d = function(e.model, e.ref, **asked, **({} if e.device is None else {"device": e.device}), callback=watch)
+            if ticket != e.ticket: return
+            frames.append((d.x[:1].clone(), d.activations[:1].numpy(), {}))
+            _frame(e, ticket, asked, frames)
+            _keep(e, d, call_of(function, asked, e.source), frames)
         except Exception as problem:
             if ticket == e.ticket: e.say(f"{type(problem).__name__}: {problem}", wrong=True)
-            return
-        if ticket != e.ticket: return
-        frames.append((d.x[:1].clone(), d.activations[:1].numpy(), {}))
-        _frame(e, ticket, asked, frames)
-        _keep(e, d, call_of(function, asked, e.source), frames)
 
 def _frame(e: "Explorer", ticket: int, asked: dict, frames: list) -> None:
     "Both pictures, with the walk as far as it has come."
@@ -415,9 +416,11 @@ def _keep(e: "Explorer", d: Dreams, call: str, frames: list) -> None:
     e.dropped += max(0, len(e.kept) - e.most)
     e.kept = e.kept[-e.most:]
     e.gallery.children = [one["box"] for one in e.kept]
+    switch.value, e.switching = True, True
     for one in e.kept[:-1]: one["switch"].value = False
-    switch.observe(lambda _: _compare(e, item), "value")
-    switch.value = True
+    switch.observe(lambda _: e.switching or _compare(e, item), "value")
+    e.switching = False
+    _compare(e, item)
     e.say(f"{set_name(d)} of {class_name(e.ref, d.settings['target_class'])}: {d.status[0]} after {max(len(frames) - 2, 0)} steps; score {row['score_ratio']:.2f} × the class mean, time distance at percentile {row['time_distance_ledoit_wolf_percentile']:.0f} of real series")
 
 def _compare(e: "Explorer", last: dict) -> None:
@@ -469,9 +472,12 @@ class Explorer:
     most = 12                  # dreams in the gallery; the oldest leave
     pace = 1 / 12              # seconds between pictures, at least
 
-    def __init__(self, model, ref: Reference, source: str | None = None):
+    def __init__(self, model, ref: Reference, source: str | None = None, device=None):
         self.model, self.ref, self.source = model, ref, source or source_of(ref)
         self.knobs, self.kept, self.dropped, self.chosen, self.picked = controls(ref), [], 0, None, None
+        self.switching, self.device = False, device
+        try: self.model = copy.deepcopy(model)                                             # the user may train on, or ask the model, while it dreams
+        except Exception: pass                                                             # then it is lent, dream by dream
         self.ticket, self.pictures, self.thread, self.stopped, self.running, self.drawing = 0, 0, None, threading.Event(), threading.Lock(), threading.RLock()
         self.pages = PlanePicture(ref), WalkPicture(ref)
         _lay_out(self); _settle_method(self); self.show()
@@ -486,6 +492,7 @@ class Explorer:
         "The class's page, before anything was dreamed."
         c = self.knobs["target_class"].value
         with self.drawing:
+            self.pages[1].fresh = None                                                     # a walk under way begins its page again
             self.pages[1].begin(c, self.ref.exemplars(c, 1), None, 100)
             self.plane.value, self.walk.value = self.pages[0].png(), self.pages[1].png()
         self.say("Choose a region or click a point of the plane, then Dream.")
@@ -495,12 +502,20 @@ class Explorer:
         try: function, asked = _request(self)
         except ValueError as problem: return self.say(str(problem), wrong=True)
         self.ticket += 1
+        self.stopped.clear()
         self.thread = threading.Thread(target=_run, args=(self, self.ticket, function, asked), daemon=True)
         self.thread.start()
 
     def stop(self) -> None:
         "End the walk within a step; what there is goes to the gallery."
         self.stopped.set()
+
+    def close(self) -> None:
+        "Stop, and give the widgets back."
+        self.ticket += 1
+        self.stop(); self.wait()
+        def parts(w): return [w, *(p for c in getattr(w, "children", ()) for p in parts(c))]
+        for w in parts(self.view): [part.close() for part in (w.layout, getattr(w, "style", w), w)]
 
     def wait(self, timeout: float = 60.) -> None:
         "Until the walk under way has ended."
@@ -541,13 +556,17 @@ class Explorer:
 
 def _warm_up(e: Explorer) -> None:
     "One step of a dream that nobody sees: torch does much on first use."
-    with e.running, contextlib.suppress(Exception): sequence_dreaming(e.model, e.ref, e.knobs["target_class"].value, n=1, steps=1)
+    with e.running, contextlib.suppress(Exception): sequence_dreaming(e.model, e.ref, e.knobs["target_class"].value, n=1, steps=1, device=e.device)
 
-def explore(model, ref: Reference, source: str | None = None) -> Explorer:  # source: Python that gives `model` and `ref` again, for "copy call"
+def explore(
+    model, ref: Reference,
+    source: str | None = None,  # Python that gives `model` and `ref` again, for "copy call"
+    device=None,                # where to dream; None: where the model is
+) -> Explorer:
     "Dream interactively: the last value of a notebook cell."
     if AnyWidget is None: raise ImportError("the explorer needs the extra: pip install 'seqdream[explore]'")
     from seqdream.methods import check_reference
     check_reference(model, ref)
-    e = Explorer(model, ref, source)
+    e = Explorer(model, ref, source, device)
     threading.Thread(target=_warm_up, args=(e,), daemon=True).start()
     return e

@@ -41,10 +41,10 @@ def set_name(d: Dreams) -> str:
 
 def _figure(rows: int, columns: int, width: float, height: float, **kw):
     "A figure that no window shows (a notebook shows the returned Figure itself)."
-    import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **kw)
-    plt.close(fig)
-    return fig, axes
+    import matplotlib.pyplot                                                                                # so that a notebook knows how to show one
+    from matplotlib.figure import Figure
+    fig = Figure(figsize=(width, height), layout="constrained")                                             # pyplot never hears of it: safe in a thread
+    return fig, fig.subplots(rows, columns, squeeze=False, **kw)
 
 # %% ../nbs/12_figures.ipynb #bb5ba6cf
 def _says(d: Dreams, ref: Reference, row: int) -> str:

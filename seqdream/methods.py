@@ -12,6 +12,7 @@ import copy
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -278,13 +279,14 @@ def grounded_dreaming(
 ) -> Dreams:
     "Dream within a stated distance of the data: whitened coordinates, the data's scale, a trust region that holds at every step."
     check_reference(model, ref)
+    if np.ndim(shake) or not float(shake) >= 0: raise ValueError(f"shake={shake!r}: give one number, 0 or more")
     if not 0 < trust <= 100: raise ValueError(f"trust={trust!r}: give a percentile of held-out real series, above 0, at most 100")
     c, wall = ref.check_class(target_class), .75 * trust if wall is None else wall
     goal, pace = _goal(ref, c, region, k, tolerance), PACE.get(region if isinstance(region, str) else "", (.05, .94))
     lr, fade = pace[0] if lr is None else lr, pace[1] if fade is None else fade
     still = [i for i in range(ref.n_channels) if not (torch.as_tensor(ref.bands["high"][i]) > torch.as_tensor(ref.bands["low"][i])).any() and i not in held]
     if still: raise ValueError(f"channel {still[0]} is constant in all training series; there is nothing to dream in it: hold it (held=[{still[0]}])")
-    given = starting_series(ref, c, start, n, seed, region if region in REGIONS else "max", k)
+    given = starting_series(ref, c, start, n, seed, "max" if isinstance(region, str) and region not in REGIONS else region, k)
     within = trust_region(ref, c, trust, given, normalize, held)
     x = _alive(model, ref, goal, within.anchor.float(), within, held)
     within = replace(within, anchor=x.double())

@@ -8,8 +8,8 @@ __all__ = ['PRESETS', 'NETWORKS', 'SameConv1d', 'ResidualBlock', 'ResNet', 'FCN'
            'save_model', 'load_model']
 
 # %% ../nbs/01_models.ipynb #8302d75b
-import hashlib, json, os, tempfile
-from contextlib import contextmanager
+import hashlib, json, os, tempfile, threading, weakref
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -165,26 +165,42 @@ class Adapter(nn.Module):
         return torch.stack([-a.reshape(-1), a.reshape(-1)], dim=1) / 2
 
 # %% ../nbs/01_models.ipynb #cb245a0c
+_LOANS, _LENDING = weakref.WeakKeyDictionary(), threading.RLock()   # models lent now: [how often, what to put back]
+
+def _lend(model: nn.Module, device):
+    "First loan: note what is to be put back. Every loan: eval mode, frozen."
+    with _LENDING:
+        loan = _LOANS.setdefault(model, [0, [(m, m.training) for m in model.modules()], [(p, p.requires_grad, p.grad) for p in model.parameters()]])
+        loan[0] += 1
+        for p in model.parameters(): p.requires_grad_(False)
+        model.eval().to(device)
+
+def _put_back(model: nn.Module, home) -> None:
+    "Last loan to end: modes, flags and gradients as they were before the first."
+    with _LENDING:
+        model.to(home)
+        loan = _LOANS[model]
+        loan[0] -= 1
+        if loan[0]: return
+        del _LOANS[model]
+        for m, training in loan[1]: m.training = training
+        for p, needed, grad in loan[2]:
+            p.requires_grad_(needed)
+            p.grad = grad
+
 @contextmanager
 def borrowed(
     model: nn.Module,
     device=None,  # where to run meanwhile; None: where the model is
 ):
-    "Use a model in eval mode with frozen weights; leave it exactly as it was, also after an exception. Yields the device."
-    modes = [(m, m.training) for m in model.modules()]
-    flags = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    "Use a model in eval mode with frozen weights; leave it exactly as it was, also after an exception, and when several threads have borrowed it. Yields the device."
     home = next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
     away = torch.device(device) if device is not None else home
+    recurrent = away.type == "cuda" and any(isinstance(m, nn.RNNBase) for m in model.modules())
+    _lend(model, away)
     try:
-        for p, _, _ in flags: p.requires_grad_(False)
-        model.eval().to(away)
-        yield away
-    finally:
-        if away != home: model.to(home)
-        for m, training in modes: m.training = training
-        for p, needed, grad in flags:
-            p.requires_grad_(needed)
-            p.grad = grad
+        with torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext(): yield away                # cuDNN gives no gradient of a recurrent layer in eval mode
+    finally: _put_back(model, home)
 
 # %% ../nbs/01_models.ipynb #c7090308
 def predict(
@@ -255,7 +271,7 @@ def save_model(
     if type(model) not in _OWN.values(): raise TypeError(f"save_model keeps seqdream's own architectures, not {type(model).__name__}; for others use safetensors.torch.save_model")
     path = Path(path).with_suffix("") if Path(path).suffix in (".safetensors", ".json") else Path(path)
     weights = write_tensors(path.parent / f"{path.name}.safetensors", model.state_dict(), kind="model")
-    full = {"architecture": type(model).__name__, "config": model.config, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(), **(card or {})}
+    full = {**(card or {}), "architecture": type(model).__name__, "config": model.config, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
     text = json.dumps(full, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_whole(path.parent / f"{path.name}.json", lambda p: p.write_text(text, encoding="utf-8"))
     return weights

@@ -332,7 +332,7 @@ def trust_region(
     held=(),                       # channels that keep the start's values
 ) -> TrustRegion:                  # its anchors: the starts, those that lie outside moved in towards the nearest exemplar of the class
     "The series that are as near to a class as most real ones, by the range-space and the Ledoit–Wolf distance both."
-    c, distance, held = ref.check_class(target_class), TimeDistance.of(ref, target_class), tuple(held)
+    c, distance, held = ref.check_class(target_class), TimeDistance.of(ref, target_class), tuple(np.atleast_1d(np.asarray(held)).tolist())
     if any(not isinstance(h, int) or not 0 <= h < ref.n_channels for h in held) or len(set(held)) == ref.n_channels: raise ValueError(f"held={held!r}: give some of the channels 0 to {ref.n_channels - 1}, not all")
     radii = torch.tensor([ref.quantile(c, percent, "time", k) for k in distance.kinds], dtype=torch.float64) * (1 - 1e-3)   # room for rounding
     region = TrustRegion(distance, radii, start.double(), bool(ref.meta.get("z_normalised")) if normalize is None else normalize, held)

@@ -14,6 +14,7 @@ import ipywidgets as W
 
 import seqdream as sd
 from seqdream import explorer
+from seqdream.data import has_dataset
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,11 @@ def again(call: str):
     names = {}
     exec(call, names)
     return names["d"]
+
+
+def until_it_moves(e, pictures):
+    deadline = time.time() + 30
+    while e.pictures < pictures: assert e.thread.is_alive() and time.time() < deadline, e.message.value; time.sleep(.005)
 
 
 def press(button): button.click()
@@ -115,10 +121,10 @@ def test_stop_stops_within_a_step(pair):
         def __init__(self, inner): super().__init__(); self.inner, self.asked = inner, 0
         def forward(self, x): self.asked += 1; time.sleep(.02); return self.inner(x)
     slow = Slow(pair[0])
-    e = explorer.Explorer(slow, pair[1], "# mine")
+    e = explorer.Explorer(slow, pair[1], "# mine"); slow = e.model                                     # it dreams on a copy
     e.knobs["method"].value = "grounded"; e.knobs["steps"].value = 300; e.knobs["region"].value = "beyond"
     press(e.dream_button)
-    while e.pictures < 3: time.sleep(.01)
+    until_it_moves(e, 3)
     press(e.stop_button); asked = slow.asked; e.wait(20)
     d = e.kept[-1]["d"]
     assert d.status == ["stopped"] and slow.asked - asked < 8 and "stopped after" in e.message.value
@@ -127,7 +133,7 @@ def test_stop_stops_within_a_step(pair):
 def test_a_second_request_takes_over(e):
     e.knobs["method"].value = "grounded"; e.knobs["steps"].value = 300; e.knobs["region"].value = "beyond"
     press(e.dream_button); first = e.thread
-    while e.pictures < 2: time.sleep(.01)
+    until_it_moves(e, 2)
     e.knobs["method"].value = "Sequence Dreaming"; e.knobs["region"].value = "centre"; e.knobs["steps"].value = 10
     press(e.dream_button); e.wait(); first.join(10)
     assert [one["d"].settings["method"] for one in e.kept] == ["sequence dreaming"] and not first.is_alive()
@@ -160,7 +166,7 @@ def test_an_exception_of_the_model_is_said_on_the_screen(pair):
             if self.angry: raise RuntimeError("<b>not today</b>")
             return self.inner(x)
     moody = Moody(pair[0])
-    e = explorer.Explorer(moody, pair[1]); moody.angry = True
+    e = explorer.Explorer(moody, pair[1]); e.model.angry = True                                          # it dreams on a copy
     press(e.dream_button); e.wait()
     assert "sd-error" in e.message.value and "&lt;b&gt;not today" in e.message.value and "<b>" not in e.message.value
 
@@ -216,8 +222,8 @@ def test_other_data(name, model, kw):
     class Net(torch.nn.Module):
         def __init__(self, c, k): super().__init__(); self.conv, self.relu, self.head = torch.nn.Conv1d(c, 5, 7), torch.nn.ReLU(), torch.nn.Linear(5, k)
         def forward(self, x): return self.head(self.relu(self.conv(x)).mean(-1))
-    try: data = sd.load_dataset(name)
-    except FileNotFoundError: pytest.skip(f"{name} is not here")
+    if not has_dataset(name): pytest.skip(f"{name} is not here")
+    data = sd.load_dataset(name)
     torch.manual_seed(0)
     net = Net(data.n_channels, data.n_classes)
     physical = {"physical": sd.Physical(10., tuple("abcdef"), ("g",) * 6)} if name == "BasicMotions" else {}
@@ -248,3 +254,46 @@ def test_a_foreign_reference_is_refused(pair):
 def test_without_its_extra_it_says_what_to_install(pair, monkeypatch):
     monkeypatch.setattr(explorer, "AnyWidget", None)
     with pytest.raises(ImportError, match=r"seqdream\[explore\]"): sd.explore(*pair)
+
+
+def test_a_model_in_training_is_left_alone(pair):
+    "Warm-up, walks and verdicts go on in threads; what the user does with the model meanwhile is nobody's business."
+    model = sd.load_pretrained("FordA", "paper")[0].train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    for _ in range(4):
+        e = sd.explore(model, pair[1]); e.knobs["steps"].value = 8
+        e.dream()
+        sd.sequence_dreaming(model, pair[1], 1, n=4, steps=8); e.wait()
+        assert all(m.training for m in model.modules()) and all(p.requires_grad for p in model.parameters())
+        e.close()
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_another_class_chosen_during_a_walk_does_not_change_its_page(e):
+    e.knobs["method"].value = "grounded"; e.knobs["steps"].value = 300; e.knobs["region"].value = "beyond"
+    press(e.dream_button)
+    until_it_moves(e, 1)
+    e.knobs["target_class"].value = 0; e.wait()
+    d = e.kept[-1]["d"]
+    assert d.settings["target_class"] == 1 and e.pages[1].c == 1 and torch.equal(e.pages[1].x, d.x) and e.pages[1].steps == 300
+
+
+def test_stop_while_waiting_is_not_lost(e):
+    with e.running:
+        press(e.dream_button); press(e.stop_button)
+    e.wait()
+    assert e.kept[-1]["d"].status == ["stopped"]
+
+
+def test_a_failure_after_the_walk_is_said_too(e, monkeypatch):
+    def broken(*a): raise RuntimeError("no evaluation today")
+    monkeypatch.setattr(explorer, "evaluate", broken)
+    press(e.dream_button); e.wait()
+    assert "no evaluation today" in e.message.value
+
+
+def test_closed_explorers_leave_no_widgets(pair):
+    living = len(W.widget._instances)
+    for _ in range(2):
+        e = sd.explore(*pair); e.knobs["steps"].value = 5; e.dream(); e.wait(); e.close()
+    assert len(W.widget._instances) == living
