@@ -8,6 +8,7 @@ __all__ = ['MARKERS', 'LABELS', 'class_colours', 'class_name', 'set_name', 'time
            'plot_twins', 'save_figure']
 
 # %% ../nbs/12_figures.ipynb #7dfd75be
+import threading
 from itertools import cycle, product
 from pathlib import Path
 
@@ -41,10 +42,14 @@ def set_name(d: Dreams) -> str:
 
 def _figure(rows: int, columns: int, width: float, height: float, **kw):
     "A figure that no window shows (a notebook shows the returned Figure itself)."
-    import matplotlib.pyplot                                                                                # so that a notebook knows how to show one
-    from matplotlib.figure import Figure
-    fig = Figure(figsize=(width, height), layout="constrained")                                             # pyplot never hears of it: safe in a thread
-    return fig, fig.subplots(rows, columns, squeeze=False, **kw)
+    if threading.current_thread() is not threading.main_thread():                                           # pyplot is not made for other threads
+        from matplotlib.figure import Figure
+        fig = Figure(figsize=(width, height), layout="constrained")
+        return fig, fig.subplots(rows, columns, squeeze=False, **kw)
+    import matplotlib.pyplot as plt
+    fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **kw)
+    plt.close(fig)
+    return fig, axes
 
 # %% ../nbs/12_figures.ipynb #bb5ba6cf
 def _says(d: Dreams, ref: Reference, row: int) -> str:
