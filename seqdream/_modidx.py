@@ -594,6 +594,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'seqdream/transforms.py'),
                                      'seqdream.transforms.Jitter.active': ('transforms.html#jitter.active', 'seqdream/transforms.py'),
                                      'seqdream.transforms.Jitter.check': ('transforms.html#jitter.check', 'seqdream/transforms.py'),
+                                     'seqdream.transforms.Jitter.shaken': ('transforms.html#jitter.shaken', 'seqdream/transforms.py'),
                                      'seqdream.transforms.L2Decay': ('transforms.html#l2decay', 'seqdream/transforms.py'),
                                      'seqdream.transforms.L2Decay.__call__': ('transforms.html#l2decay.__call__', 'seqdream/transforms.py'),
                                      'seqdream.transforms.L2Decay.check': ('transforms.html#l2decay.check', 'seqdream/transforms.py'),

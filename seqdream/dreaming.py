@@ -29,6 +29,7 @@ from .transforms import Walk, row_stream
 # %% ../nbs/08_dreaming.ipynb #552447a9
 STATUS = ("arrived", "exhausted", "saturated", "diverged", "dead", "stopped", "given")  # given: a control, not optimised
 
+# %% ../nbs/08_dreaming.ipynb #fdae6424
 @dataclass
 class Dreams:
     "What `dream` returns: `n` series and how they came about."
@@ -87,6 +88,7 @@ def _consumers(node, of: set) -> dict:
             stack.append(before)
     return used
 
+# %% ../nbs/08_dreaming.ipynb #4f75b4aa
 def _foldable(probe: Probe, x: Tensor) -> list:
     "(Convolution, batch norm) where the one feeds the other and nothing else, as one pass of `x` shows in autograd's graph."
     convs, norms = (nn.Conv1d, nn.Conv2d, nn.Conv3d), (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -105,6 +107,7 @@ def _foldable(probe: Probe, x: Tensor) -> list:
     used = _consumers(a.grad_fn, {gave[c][0][1] for c, _ in pairs})
     return [(c, m) for c, m in pairs if used[gave[c][0][1]] == 1]
 
+# %% ../nbs/08_dreaming.ipynb #be4bd6e1
 def fold_batch_norm(
     probe: Probe, # of a model in eval mode, which is changed in place: give a copy
     x: Tensor,    # series it takes
@@ -161,8 +164,9 @@ def _private_copy(probe: Probe, x: Tensor) -> tuple[Probe, int]:
     return own, folded
 
 # %% ../nbs/08_dreaming.ipynb #9a1cac6a
-PRECISIONS, HALF_FROM = ("float32", "bfloat16"), 100_000   # parameters; smaller models gain next to nothing in bfloat16
+PRECISIONS, HALF_FROM = ("float32", "bfloat16"), 100_000   # parameters; measured: `wang` (500,000) takes half the time in bfloat16, `paper` (7,000) four fifths, and more than float32 where rows of both precisions share a batch
 
+# %% ../nbs/08_dreaming.ipynb #756fd25f
 class Engine:
     "Answers of a borrowed model's layer and their gradient, as fast as this machine gives them."
     def __init__(self,
@@ -268,7 +272,7 @@ class _State:
         return ["saturated" if r else one for one, r in zip(self.status, resting)]
 
 # %% ../nbs/08_dreaming.ipynb #ce9a1583
-def _look(s: _State, step: int, rows: Tensor, x: Tensor, terms: dict, a: Tensor, objective: Objective, keep: str, engine: Engine, shaken: bool = False) -> None:
+def _look(s: _State, step: int, rows: Tensor, x: Tensor, terms: dict, a: Tensor, objective: Objective, keep: str, engine: Engine, shaken: Tensor) -> None:
     "Book-keeping after the model has answered: best so far, stalls, overshoots, who has arrived or diverged."
     s.record(step, rows, terms, a)
     loss, a_cpu = terms["loss"].detach().float().cpu(), a.detach().float().cpu()
@@ -276,10 +280,10 @@ def _look(s: _State, step: int, rows: Tensor, x: Tensor, terms: dict, a: Tensor,
     arrived = objective.arrived(a.detach(), rows).cpu() & good if objective.arrived else torch.zeros_like(good)
     if engine.precision != "float32" and arrived.any():                            # only the model itself says so
         arrived[arrived.clone()] = objective.arrived(engine.reported(x.detach()[arrived.to(x.device)]).to(a.device), rows[arrived]).cpu()
-    if shaken: arrived, loss = torch.zeros_like(good), torch.where(good, float("inf"), loss)                # answers to noise: keep the last series, judge nothing by it
+    arrived, loss = arrived & ~shaken, torch.where(good & shaken, float("inf"), loss)                        # answers to noise: keep the last series, judge nothing by it
     better = good & (loss < s.best_loss[rows])
     gained = good & (loss < s.best_loss[rows] - 1e-3 * s.best_loss[rows].abs().clamp_max(1e30)) | (good & s.best_loss[rows].isinf())
-    take = arrived | (good if keep == "last" or shaken else better)
+    take = arrived | (good if keep == "last" else torch.where(shaken, good, better))
     s.best_x[rows[take]], s.best_a[rows[take]] = x.detach().float().cpu()[take], a_cpu[take]
     s.best_step[rows[take]] = step
     s.best_loss[rows[better]] = loss[better]
@@ -322,9 +326,9 @@ def _walk(s: _State, step: int, rows: Tensor, previous: Tensor | None = None) ->
 def _answer(s, engine, step, rows, some, objective, penalties, parametrization, keep, last, escape, jitter):
     "One micro-batch: the model's answer, the book-keeping and, for rows that go on, the gradient. `some` is `rows`, padded."
     z = s.z.detach()[some.to(s.z.device)].requires_grad_()
-    x, shaken = _decode(parametrization, z, some), jitter is not None and jitter.active(step)
-    noisy = jitter(z[:len(rows)], rows, s.streams, step) if shaken else z
-    a = engine(_decode(parametrization, torch.cat([noisy, noisy[-1:].expand(len(some) - len(rows), *z.shape[1:])]), some) if shaken else x, some)
+    x, shaken = _decode(parametrization, z, some), torch.zeros(len(rows), dtype=torch.bool) if jitter is None else jitter.shaken(rows, step)
+    noisy = jitter(z[:len(rows)], rows, s.streams, step) if shaken.any() else z
+    a = engine(_decode(parametrization, torch.cat([noisy, noisy[-1:].detach().expand(len(some) - len(rows), *z.shape[1:])]), some) if shaken.any() else x, some)
     terms = {"objective": objective(a, some), **{p.label: p(x, some) for p in penalties}}
     terms = {"loss": sum(terms.values()), **terms}
     m = len(rows)
@@ -345,6 +349,7 @@ def _escaped(s, engine, rows, some, g, objective, parametrization):
     s.escaped[rows[dead[:len(rows)].cpu()]] = True
     return torch.where(dead.reshape(-1, *[1] * (g.ndim - 1)), torch.autograd.grad(loss, z)[0], g)
 
+# %% ../nbs/08_dreaming.ipynb #8701bbea
 def _run(s, engine, objective, penalties, transforms, parametrization, lr, steps, keep, snapshot_steps, callback, bar, escape, jitter):
     "The loop. Shorter runs are prefixes of longer ones: nothing here looks at `steps`."
     for step in range(steps + 1):

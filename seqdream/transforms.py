@@ -268,9 +268,13 @@ class Jitter:
     def active(self, step: int) -> bool:
         "Is there still noise at this step?"
         return bool((torch.as_tensor(self.scale) > 0).any()) and self.decay ** step > .05
+    def shaken(self, rows: Tensor, step: int) -> Tensor:
+        "Which of the rows there is still noise for, `(rows,)`."
+        on = torch.as_tensor(self.scale).cpu() > 0
+        return (on.expand(len(rows)) if on.ndim == 0 else on[rows.cpu()]) & self.active(step)
     def __call__(self, z: Tensor, rows: Tensor, streams: list, step: int) -> Tensor:
-        "Noisy parameters; each row draws from its own stream."
-        noise = torch.stack([torch.randn(z.shape[1:], generator=streams[i]) for i in rows.tolist()]).to(z)
+        "Noisy parameters; each row draws from its own stream, and one without noise draws nothing."
+        noise = torch.stack([torch.randn(z.shape[1:], generator=streams[i]) if on else torch.zeros(z.shape[1:]) for i, on in zip(rows.tolist(), self.shaken(rows, step))]).to(z)
         return z + per_row(self.scale, rows, z) * self.decay ** step * noise
 
 # %% ../nbs/05_transforms.ipynb #2f78b3fe

@@ -373,3 +373,13 @@ def test_each_row_has_the_precision_that_suits_it_whatever_its_neighbours(monkey
     assert torch.equal(torch.cat([d.x for d in alone]), among.x)
     assert torch.equal(sd.dream(model, x[1:2], sd.score(1), precision="float32", streams=[1], **how).x[0], among.x[1])
     assert all(torch.equal(torch.cat([d.snapshots[2] for d in alone])[i], among.snapshots[2][i]) for i in range(3))
+
+
+def test_rows_without_noise_do_not_notice_those_with():
+    "Jitter may have a scale for each row; a row of scale 0 dreams as if there were none."
+    torch.manual_seed(1)
+    net, x, how = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(40, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2)).eval(), torch.randn(3, 1, 40), dict(lr=.3, steps=25, micro_batch=4)
+    plain = sd.dream(net, x, sd.score(1), **how)
+    both = sd.dream(net, x, sd.score(1), jitter=sd.Jitter(torch.tensor([0., .5, 0.]), .9), **how)
+    alone = sd.dream(net, x[1:2], sd.score(1), jitter=sd.Jitter(.5, .9), streams=[1], **how)
+    assert torch.equal(both.x[[0, 2]], plain.x[[0, 2]]) and torch.equal(both.x[1], alone.x[0]) and not torch.equal(both.x[1], plain.x[1])
