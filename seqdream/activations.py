@@ -74,6 +74,7 @@ class Probe:
 # %% ../nbs/03_activations.ipynb #252a7684
 KINDS = ("inverse", "range", "ledoit_wolf")
 
+# %% ../nbs/03_activations.ipynb #80b2dee3
 @dataclass
 class Gaussian:
     "Mean and covariance (float64, unbiased) of one class in one space, and the distances they define."

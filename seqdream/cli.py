@@ -19,6 +19,7 @@ def _add_data(p, name: str = "a data set: FordA, or any that --root, $SEQDREAM_D
     p.add_argument("--device", help="cpu (default), cuda, mps")
     p.add_argument("--quiet", action="store_true", help="no progress bars")
 
+# %% ../nbs/15_cli.ipynb #5d26c8ee
 def parser() -> argparse.ArgumentParser:
     "The command line, with an example for each command."
     p = argparse.ArgumentParser(prog="seqdream", description="What has a time series classifier learned? Activation maximization by Sequence Dreaming (arXiv 2408.10628).")
@@ -106,6 +107,7 @@ def _train_judges(a) -> int:
 
 PAPER_NOTE = "0.99 on the training set, 0.95 on the test set, after 500 epochs of Adam (its architecture is not given in full)"
 
+# %% ../nbs/15_cli.ipynb #b1444f70
 def _train(a) -> int:
     from seqdream import training
     from seqdream.activations import Reference
@@ -189,6 +191,7 @@ def _workers(a):
     stack.enter_context(joblib.parallel_config(backend="dask"))
     return stack
 
+# %% ../nbs/15_cli.ipynb #5f76b1d1
 def _search(a) -> int:
     from seqdream.activations import Reference, pretrained_models
     from seqdream.models import load_model, save_model

@@ -197,6 +197,7 @@ def twin_series(
     found["scrambled", 1.] = scramble_phases(d.x, seed)
     return found
 
+# %% ../nbs/11_evaluation.ipynb #317dc402
 def _untrained(model, ref: Reference, c: int, white: Whitened, z0, r, region, seed: int) -> Tensor:
     "Ascent on the same network with new weights, up to the dream's own distance."
     try: net = copy.deepcopy(model).cpu()
@@ -234,6 +235,7 @@ class SpectrumClassifier(nn.Module):
         from sklearn.linear_model import LogisticRegression
         _fit_linear(self, X, y, LogisticRegression(C=.01, max_iter=3000))
 
+# %% ../nbs/11_evaluation.ipynb #686ad9aa
 class RocketClassifier(nn.Module):
     "ROCKET (Dempster et al. 2020): random convolutions by aeon, and a ridge classifier. It gives no gradient."
     def __init__(self, n_channels: int, n_timepoints: int, n_classes: int, n_kernels: int = 500, seed: int = 0):
@@ -254,6 +256,7 @@ class RocketClassifier(nn.Module):
         from sklearn.linear_model import RidgeClassifierCV
         _fit_linear(self, X, y, RidgeClassifierCV(alphas=np.logspace(-3, 4, 15)))
 
+# %% ../nbs/11_evaluation.ipynb #eb071766
 def _fit_linear(net, X: Tensor, y: Tensor, classifier) -> None:
     "Standardise the features, fit scikit-learn's classifier, keep its weights; with two classes half of the decision each way."
     with torch.no_grad():
@@ -280,6 +283,7 @@ class Judge:
 
 JUDGES = {"paper, seed 11": ("paper", 11), "paper, seed 12": ("paper", 12), "FCN": ("fcn", 13), "ROCKET": (RocketClassifier, 14), "spectrum": (SpectrumClassifier, 15)}
 
+# %% ../nbs/11_evaluation.ipynb #22cdfb0d
 def train_judges(
     X, y,                       # series to train on: none of those that the model was trained on
     X_new, y_new,               # series to count margins on: none of those
@@ -305,6 +309,7 @@ def train_judges(
         found.append(judge)
     return found
 
+# %% ../nbs/11_evaluation.ipynb #2369349b
 def save_judges(judges: list, path) -> Path:
     "One safetensors file, written whole."
     tensors = {f"{i}/{k}": v for i, j in enumerate(judges) for k, v in j.model.state_dict().items()} | {f"{i}/unit": j.unit for i, j in enumerate(judges)}
@@ -365,6 +370,7 @@ def bootstrap_interval(v, statistic=np.median, level: float = .95, repeats: int 
     draws = [statistic(np.concatenate([v[i] for i in rng.integers(0, n, n)])) for _ in range(repeats)] if groups else statistic(np.asarray(v)[rng.integers(0, n, (repeats, n))], axis=1)
     return tuple(float(q) for q in np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]))
 
+# %% ../nbs/11_evaluation.ipynb #ab593179
 @dataclass
 class Verdict:
     "What `verdict` found; `print` it."
@@ -393,6 +399,7 @@ class Verdict:
         if self.kept == self.kept: parts.append(f"With scrambled phases {100 * self.kept:.0f} % of the margin is left: the model judges this class by " + {"spectrum": "its spectrum; do not read the waveform, read the spectrum.", "shape": "its shape; the waveform may be read.", "both": "spectrum and shape about equally; read neither alone."}[self.reads])
         return " ".join(parts)
 
+# %% ../nbs/11_evaluation.ipynb #c68fc880
 def _fitting(judges, ref: Reference) -> tuple[list, list]:
     "Judges that take series of the reference's shape and know its classes, and the names of the others."
     def fits(j):
@@ -401,6 +408,7 @@ def _fitting(judges, ref: Reference) -> tuple[list, list]:
     good = [j for j in judges if fits(j)]
     return good, [j.name for j in judges if not any(j is g for g in good)]
 
+# %% ../nbs/11_evaluation.ipynb #a08a732a
 def verdict(
     d, model, ref: Reference,   # dreams of one class; or lists of all three, for several training seeds
     judges=(), seed: int = 0,

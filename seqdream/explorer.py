@@ -17,7 +17,7 @@ from .activations import Reference, load_pretrained, pretrained_models
 from .dreaming import Dreams
 from .evaluation import evaluate, load_judges, verdict
 from .figures import _mark_regions, _offsets, _page, _scatter_real, activation_plane, class_colours, class_name, plot_dreams, set_name, time_axis
-from .methods import ellis, gradient_ascent, grounded_dreaming, sequence_dreaming, starting_series, target_descent
+from .methods import ellis, gradient_ascent, grounded_dreaming, sequence_dreaming, target_descent
 from .objectives import region_target
 from .search import TABLE_1
 
@@ -404,6 +404,7 @@ def _thumbnail(d: Dreams, ref: Reference, colours: dict) -> bytes:
     page = Moving(fig); page.settle(())
     return page.png()
 
+# %% ../nbs/14_explorer.ipynb #9a707fa1
 def _keep(e: "Explorer", d: Dreams, call: str, frames: list) -> None:
     "Put a finished dream into the gallery and show it."
     row = evaluate(d, e.ref).iloc[0]
@@ -423,6 +424,7 @@ def _keep(e: "Explorer", d: Dreams, call: str, frames: list) -> None:
     _compare(e, item)
     e.say(f"{set_name(d)} of {class_name(e.ref, d.settings['target_class'])}: {d.status[0]} after {max(len(frames) - 2, 0)} steps; score {row['score_ratio']:.2f} × the class mean, time distance at percentile {row['time_distance_ledoit_wolf_percentile']:.0f} of real series")
 
+# %% ../nbs/14_explorer.ipynb #9e8a4a56
 def _compare(e: "Explorer", last: dict) -> None:
     "The dreams that are switched on, side by side."
     on = [one for one in e.kept if one["switch"].value]
@@ -554,6 +556,7 @@ class Explorer:
         "Its walk, as (name, bytes) of an animation."
         return self.chosen and (f"dream.{kind}", walk_film(self.chosen["frames"], self.chosen["d"].settings["target_class"], self.chosen["d"].settings["steps"], self.ref, kind))
 
+# %% ../nbs/14_explorer.ipynb #5ac6d6b6
 def _warm_up(e: Explorer) -> None:
     "One step of a dream that nobody sees: torch does much on first use."
     with e.running, contextlib.suppress(Exception): sequence_dreaming(e.model, e.ref, e.knobs["target_class"].value, n=1, steps=1, device=e.device)

@@ -56,6 +56,7 @@ def _magnitude(ref: Reference) -> Tensor:
     m = torch.fft.rfft(ref.X.double()).abs().square().mean(0).sqrt()
     return m.clamp_min(1e-3 * float(m.max())).float()
 
+# %% ../nbs/07_parametrizations.ipynb #5714a9b9
 @dataclass(frozen=True)
 class Phase:
     "The phases of the Fourier coefficients are the free parameters; the magnitudes are given, so a series comes back with its phases only."

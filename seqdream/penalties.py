@@ -97,6 +97,7 @@ class Band:
         out = (d / self.high.to(d) - 1).clamp_min(0).square() + (1 - d / self.low.to(d).clamp_min(1e-9)).clamp_min(0).square()
         return per_row(self.weight, rows, x[:, 0, 0]) * out.sum(1).to(x.dtype)
 
+# %% ../nbs/06_penalties.ipynb #f68f2516
 def band(
     ref: Reference, target_class: int,
     low: float = 5., high: float = 75.,  # percentiles of held-out real series of the class
@@ -108,6 +109,7 @@ def band(
     ends = [torch.tensor([ref.quantile(target_class, p, "time", k) for k in distance.kinds]) for p in (low, high)]
     return Band(distance, *ends, weight)
 
+# %% ../nbs/06_penalties.ipynb #1b58a2ab
 @dataclass(frozen=True)
 class Diversity:
     "weight · mean over the other rows of the squared cosine between smoothed amplitude spectra."

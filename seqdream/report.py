@@ -191,6 +191,7 @@ def _summary(ev, ref: Reference, sets: dict) -> str:
                  "not in the waveform, which is mostly the start's: judge the picture by what was added.")
     return "".join(f"<p>{p}</p>" for p in parts)
 
+# %% ../nbs/13_report.ipynb #51560e75
 def _flat_line(table) -> str:
     "What the flat line says about distances, where it says it."
     t = table[table["kind"] == "ledoit_wolf"]

@@ -148,6 +148,7 @@ def _canonical(row: dict) -> tuple:
         if r[weight] == 0: r[exponent] = DEFAULTS[exponent]
     return (*(r[k] for k in KNOBS), r["start"])
 
+# %% ../nbs/10_search.ipynb #66fa151a
 class Shards:
     "Finished rows of a search, in memory and, if a folder is given, on disk."
     def __init__(self, identity: dict, out=None):
@@ -375,6 +376,7 @@ class Search:
         top = self.best(n=max(1, math.ceil(share * len(self.table))))
         return pd.DataFrame({a: {"best": top[a].iloc[0], "low": top[a].quantile(.25), "high": top[a].quantile(.75)} for a, levels in self.axes.items() if len(levels) > 1}).T
 
+# %% ../nbs/10_search.ipynb #5971a23a
 def _graded(v, name: str):
     "A result on a scale that variance can be taken of: errors as logarithms between 1e-4 and 1e4, what is infinite at the end of the scale."
     return np.log10(v.where(v.isna() | np.isfinite(v), 1e4).clip(1e-4, 1e4)) if name == "target_error" else v
