@@ -19,7 +19,7 @@ from .data import Dataset, load_dataset
 from .evaluation import distance_table, evaluate
 from .figures import class_name, plot_activations, plot_dreams, plot_path, plot_projection, plot_spectra, plot_violins, save_figure
 from .methods import CONTROLS, METHODS, can_ground, control, sequence_dreaming
-from .models import PRESETS, ResNet, accuracy, load_model, save_model
+from .models import _OWN, PRESETS, ResNet, accuracy, load_model, save_model
 from .training import fit
 
 # %% ../nbs/13_report.ipynb #937d645d
@@ -244,7 +244,7 @@ def _page(folder: Path, ref: Reference, card: dict, ev, tables: dict, sets: dict
 <h2>The model's view of the data</h2>{_picture(folder, "figure1a", "Figure 1a. Real series in the plane of the model's activations, with the regions that dreams aim at.")}
 {_picture(folder, "figure1b", "Figure 1b. One dream on its way from another class to the far border, with the series at five moments.")}
 <h2>The dreams</h2>{_picture(folder, "figure2", f"Figure 2. Dreams (colour) on the real series they began from (grey; Ellis-style: the median spectrum), with the model's prediction and class score; below each, on its own scale, what was changed.{some}")}{pages}
-{_picture(folder, "spectra", f"Power spectra of the dreams (black) against the band that holds 90 % of the class's real series.{some}")}
+{_picture(folder, "spectra", f"Power spectra of the dreams (lines; red: grounded) against the band that holds 90 % of the class's real series.{some}")}
 <h2>Where they lie for the model</h2>{_picture(folder, "figure4", "Figure 4. Real series (pale), regions and dreams (dark edge) in the plane of the model's activations. What lies off the page is drawn open at its margin and named below.")}
 {_picture(folder, "figure3", f"Figure 3. Class score in class means: real series and each method's dreams. Dotted: centre (1) and far border (2.5).{some}")}
 <h2>Table 2: distance in activation</h2><p>Mahalanobis distance of the dreams' activations from those of their class. {how}</p>{both(tables["table2"])}{note}
@@ -256,7 +256,7 @@ def _page(folder: Path, ref: Reference, card: dict, ev, tables: dict, sets: dict
 def _keep_model(folder: Path, model, card: dict, ref: Reference) -> None:
     "A model that is not bundled stays with its report, so that one can go on dreaming of it: `seqdream dream NAME --model report/model/NAME-wang`."
     folder.mkdir()
-    if isinstance(model, ResNet): save_model(model, folder / f"{ref.name}-{card.get('preset', 'model')}", card)
+    if type(model) in _OWN.values(): save_model(model, folder / f"{ref.name}-{card.get('preset', 'model')}", card)
     ref.save(folder / f"{ref.name}-{card.get('preset', 'model')}-reference.safetensors")
 
 # %% ../nbs/13_report.ipynb #09c2daa2

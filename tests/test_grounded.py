@@ -512,3 +512,11 @@ def test_half_a_pair_does_not_hide_a_whole_one(tmp_path):
     for f in (tmp_path / "GunPoint").glob("*.tsv"): f.unlink()
     (tmp_path / "GunPoint" / "GunPoint_TRAIN.tsv").write_text("1\t0\t1\n")
     assert load_dataset("GunPoint", root=tmp_path).n_timepoints == 150
+
+
+def test_a_report_keeps_every_architecture_of_ours_and_no_guest(small, tmp_path):
+    from seqdream.report import _keep_model
+    _keep_model(tmp_path / "a", sd.FCN(), {}, small[1])
+    assert isinstance(sd.load_model(tmp_path / "a" / "FordA-model")[0], sd.FCN)
+    _keep_model(tmp_path / "b", torch.nn.Linear(500, 2), {}, small[1])
+    assert [f.name for f in (tmp_path / "b").iterdir()] == ["FordA-model-reference.safetensors"]
