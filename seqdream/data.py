@@ -6,7 +6,9 @@
 __all__ = ['check_series', 'z_normalise', 'Physical', 'Dataset', 'available_datasets', 'load_dataset', 'has_dataset']
 
 # %% ../nbs/00_data.ipynb #3c2a4bfc
-import difflib, importlib.util, os
+import difflib
+import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +26,16 @@ def _resample(row: np.ndarray, length: int) -> np.ndarray:
 def _equal_lengths(rows: list, name: str, length: int | None):
     "Complain unless all series have as many points, or `length` says what to make of them."
     lengths = sorted({r.shape[-1] for r in rows})
-    if not lengths or min(lengths) == 0: raise ValueError(f"{name}: a series has no points; leave empty series out")
-    if length is not None and (not isinstance(length, int) or length < 2): raise ValueError(f"length={length!r}: give a whole number of points, 2 or more")
+    if not lengths or min(lengths) == 0:
+        raise ValueError(f"{name}: a series has no points; leave empty series out")
+    if length is not None and (not isinstance(length, int) or length < 2):
+        raise ValueError(f"length={length!r}: give a whole number of points, 2 or more")
     if length is None and len(lengths) > 1:
-        raise ValueError(f"{name}: the series have unequal lengths, from {lengths[0]} to {lengths[-1]} points; "
-                         f"pass length= (say length={lengths[-1]}) to resample each to one length")
+        raise ValueError(
+            f"{name}: the series have unequal lengths, from {lengths[0]} to {lengths[-1]} points; "
+            f"pass length= (say length={lengths[-1]}) to resample each to one length"
+        )
+
 
 def _stack(rows: list, name: str, length: int | None) -> np.ndarray:
     "A list of `(channels, timepoints)` series as one array; unequal lengths need `length`."
@@ -38,55 +45,91 @@ def _stack(rows: list, name: str, length: int | None) -> np.ndarray:
 # %% ../nbs/00_data.ipynb #010b490b
 def _as_array(x, name: str, length: int | None) -> np.ndarray:
     "Anything array-like as `(n, channels, timepoints)` float64; 1-D is one series, 2-D is `(n, timepoints)` as in aeon."
-    if isinstance(x, Tensor): x = x.detach().cpu().numpy()
+    if isinstance(x, Tensor):
+        x = x.detach().cpu().numpy()
     if isinstance(x, (list, tuple)) and len(x) and np.ndim(x[0]) > 0:
-        rows = [np.atleast_2d(r.detach().cpu().numpy() if isinstance(r, Tensor) else np.asarray(r)) for r in x]
-        if any(r.ndim != 2 for r in rows): raise ValueError(f"{name}: a list must hold series of one or two dimensions")
-        if len({r.shape[0] for r in rows}) > 1: raise ValueError(f"{name}: the series have different numbers of channels: {sorted({r.shape[0] for r in rows})}")
+        rows = [
+            np.atleast_2d(r.detach().cpu().numpy() if isinstance(r, Tensor) else np.asarray(r))
+            for r in x
+        ]
+        if any(r.ndim != 2 for r in rows):
+            raise ValueError(f"{name}: a list must hold series of one or two dimensions")
+        if len({r.shape[0] for r in rows}) > 1:
+            raise ValueError(
+                f"{name}: the series have different numbers of channels: {sorted({r.shape[0] for r in rows})}"
+            )
         x = _stack(rows, name, length)
-    try: x = np.asarray(x, dtype=np.float64)
-    except (TypeError, ValueError): raise TypeError(f"{name}: expected numbers, got {type(x).__name__} that does not convert to a float array") from None
+    try:
+        x = np.asarray(x, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{name}: expected numbers, got {type(x).__name__} that does not convert to a float array"
+        ) from None
     if x.ndim not in (1, 2, 3):
-        raise ValueError(f"{name}: expected 1, 2 or 3 dimensions, (n, channels, timepoints), got {x.ndim} with shape {x.shape}")
+        raise ValueError(
+            f"{name}: expected 1, 2 or 3 dimensions, (n, channels, timepoints), got {x.ndim} with shape {x.shape}"
+        )
     x = x[None, None] if x.ndim == 1 else x[:, None] if x.ndim == 2 else x
-    if length is not None and x.size and x.shape[-1] != length: x = np.stack([_resample(r, length) for r in x])
+    if length is not None and x.size and x.shape[-1] != length:
+        x = np.stack([_resample(r, length) for r in x])
     return x
 
 # %% ../nbs/00_data.ipynb #3bc8bc67
 def check_series(
-    x,                              # series: numpy, torch or a list; `(timepoints,)`, `(n, timepoints)` or `(n, channels, timepoints)`
+    x,  # series: numpy, torch or a list; `(timepoints,)`, `(n, timepoints)` or `(n, channels, timepoints)`
     n_channels: int | None = None,  # channels they must have
-    n_timepoints: int | None = None, # points they must have
-    length: int | None = None,      # resample each series (linearly) to this many points
-    constant: bool = False,         # may a series be constant? (a flat start of a dream may)
-    name: str = "series",           # what to call them in an error
-) -> Tensor:                        # float32, CPU, `(n, channels, timepoints)`
+    n_timepoints: int | None = None,  # points they must have
+    length: int | None = None,  # resample each series (linearly) to this many points
+    constant: bool = False,  # may a series be constant? (a flat start of a dream may)
+    name: str = "series",  # what to call them in an error
+) -> Tensor:  # float32, CPU, `(n, channels, timepoints)`
     "The one door for arrays: checked, and in the one shape everything else expects. Raises `ValueError` or `TypeError` naming the value and the remedy."
     x = _as_array(x, name, length)
-    if x.size == 0: raise ValueError(f"{name}: no values, shape {x.shape}; at least one series of one point is needed")
+    if x.size == 0:
+        raise ValueError(
+            f"{name}: no values, shape {x.shape}; at least one series of one point is needed"
+        )
     bad = ~np.isfinite(x)
     if bad.any():
         i, c, t = (int(v) for v in np.argwhere(bad)[0])
-        raise ValueError(f"{name}: {int(bad.sum())} values are not finite, the first is {x[i, c, t]} in series {i}, channel {c}, point {t}; fill or drop them")
-    if np.abs(x).max() > 1e30: raise ValueError(f"{name}: the largest value is {np.abs(x).max():.3g}, too large for float32 arithmetic; rescale the series")
-    if n_channels not in (None, x.shape[1]): raise ValueError(f"{name}: {x.shape[1]} channels where {n_channels} are expected, shape {x.shape}")
+        raise ValueError(
+            f"{name}: {int(bad.sum())} values are not finite, the first is {x[i, c, t]} in series {i}, channel {c}, point {t}; fill or drop them"
+        )
+    if np.abs(x).max() > 1e30:
+        raise ValueError(
+            f"{name}: the largest value is {np.abs(x).max():.3g}, too large for float32 arithmetic; rescale the series"
+        )
+    if n_channels not in (None, x.shape[1]):
+        raise ValueError(
+            f"{name}: {x.shape[1]} channels where {n_channels} are expected, shape {x.shape}"
+        )
     if n_timepoints not in (None, x.shape[2]):
-        raise ValueError(f"{name}: {x.shape[2]} points where {n_timepoints} are expected, shape {x.shape}; pass length={n_timepoints} to resample")
+        raise ValueError(
+            f"{name}: {x.shape[2]} points where {n_timepoints} are expected, shape {x.shape}; pass length={n_timepoints} to resample"
+        )
     flat = np.flatnonzero((np.ptp(x, axis=2) == 0).all(axis=1)) if x.shape[2] > 1 else []
-    if len(flat) and not constant: raise ValueError(f"{name}: series {int(flat[0])} is constant at {x[flat[0], 0, 0]:.6g}; it has no shape to learn from, drop it")
+    if len(flat) and not constant:
+        raise ValueError(
+            f"{name}: series {int(flat[0])} is constant at {x[flat[0], 0, 0]:.6g}; it has no shape to learn from, drop it"
+        )
     return torch.as_tensor(np.ascontiguousarray(x, dtype=np.float32))
 
 # %% ../nbs/00_data.ipynb #90b985b6
 def _label(v) -> str:
     "A label as people write it: 1.0 is '1'."
-    try: return str(int(float(v))) if float(v) == int(float(v)) else str(v)
-    except (ValueError, OverflowError): return str(v)
+    try:
+        return str(int(float(v))) if float(v) == int(float(v)) else str(v)
+    except (ValueError, OverflowError):
+        return str(v)
+
 
 def _class_order(labels) -> tuple[str, ...]:
     "Distinct labels, numerically where all are numbers, else alphabetically."
     labels = set(labels)
-    try: return tuple(sorted(labels, key=float))
-    except ValueError: return tuple(sorted(labels))
+    try:
+        return tuple(sorted(labels, key=float))
+    except ValueError:
+        return tuple(sorted(labels))
 
 # %% ../nbs/00_data.ipynb #84b5a033
 def z_normalise(x: Tensor) -> Tensor:
@@ -94,29 +137,51 @@ def z_normalise(x: Tensor) -> Tensor:
     x = x - x.mean(-1, keepdim=True)
     return x / x.std(-1, keepdim=True).clamp_min(1e-8)
 
+
 @dataclass(frozen=True)
 class Physical:
     "What the numbers of a data set mean."
+
     sampling_rate: float | None = None  # points per second
-    channels: tuple[str, ...] = ()      # their names
-    units: tuple[str, ...] | str = ()   # of each channel, or of all
-    mean: float | tuple = 0.            # what was subtracted before training, of each channel or all
-    scale: float | tuple = 1.           # what it was then divided by
+    channels: tuple[str, ...] = ()  # their names
+    units: tuple[str, ...] | str = ()  # of each channel, or of all
+    mean: float | tuple = 0.0  # what was subtracted before training, of each channel or all
+    scale: float | tuple = 1.0  # what it was then divided by
 
     def __post_init__(self):
         for name in ("mean", "scale"):
             v = np.asarray(getattr(self, name), dtype=float)
             object.__setattr__(self, name, float(v) if v.ndim == 0 else tuple(v.ravel().tolist()))
         for name in ("channels", "units"):
-            if not isinstance(v := getattr(self, name), str): object.__setattr__(self, name, tuple(map(str, v)))
-        if self.sampling_rate is not None: object.__setattr__(self, "sampling_rate", float(self.sampling_rate))
-        if self.sampling_rate is not None and not (self.sampling_rate > 0 and np.isfinite(self.sampling_rate)): raise ValueError(f"sampling_rate={self.sampling_rate!r}: give points per second, above 0")
-        if not np.isfinite(self.mean).all() or not np.isfinite(self.scale).all() or not (np.asarray(self.scale) > 0).all(): raise ValueError(f"mean={self.mean!r}, scale={self.scale!r}: both finite, the scale above 0")
+            if not isinstance(v := getattr(self, name), str):
+                object.__setattr__(self, name, tuple(map(str, v)))
+        if self.sampling_rate is not None:
+            object.__setattr__(self, "sampling_rate", float(self.sampling_rate))
+        if self.sampling_rate is not None and not (
+            self.sampling_rate > 0 and np.isfinite(self.sampling_rate)
+        ):
+            raise ValueError(
+                f"sampling_rate={self.sampling_rate!r}: give points per second, above 0"
+            )
+        if (
+            not np.isfinite(self.mean).all()
+            or not np.isfinite(self.scale).all()
+            or not (np.asarray(self.scale) > 0).all()
+        ):
+            raise ValueError(
+                f"mean={self.mean!r}, scale={self.scale!r}: both finite, the scale above 0"
+            )
 
     def check(self, n_channels: int) -> "Physical":
         "Itself, if it fits that many channels."
-        for what, v in (("channels", self.channels), ("units", self.units), ("mean", self.mean), ("scale", self.scale)):
-            if not isinstance(v, str) and np.ndim(v) == 1 and len(v) not in (0, n_channels): raise ValueError(f"{what}={v!r}: {len(v)} entries for {n_channels} channels")
+        for what, v in (
+            ("channels", self.channels),
+            ("units", self.units),
+            ("mean", self.mean),
+            ("scale", self.scale),
+        ):
+            if not isinstance(v, str) and np.ndim(v) == 1 and len(v) not in (0, n_channels):
+                raise ValueError(f"{what}={v!r}: {len(v)} entries for {n_channels} channels")
         return self
 
     def restore(self, x: Tensor) -> Tensor:
@@ -127,12 +192,15 @@ class Physical:
     def channel(self, i: int) -> str:
         "A channel's name and unit, for an axis."
         unit = self.units if isinstance(self.units, str) else self.units[i] if self.units else ""
-        return " ".join(filter(None, (self.channels[i] if self.channels else "", f"[{unit}]" if unit else "")))
+        return " ".join(
+            filter(None, (self.channels[i] if self.channels else "", f"[{unit}]" if unit else ""))
+        )
 
 # %% ../nbs/00_data.ipynb #966d5dc9
 @dataclass(frozen=True)
 class Dataset:
     "A labelled set of series: `X_*` float32 `(n, channels, timepoints)`, `y_*` int64 indices into `classes`."
+
     name: str
     X_train: Tensor
     y_train: Tensor
@@ -143,38 +211,66 @@ class Dataset:
     physical: Physical | None = None
 
     @property
-    def n_classes(self) -> int: return len(self.classes)
+    def n_classes(self) -> int:
+        return len(self.classes)
+
     @property
-    def n_channels(self) -> int: return self.X_train.shape[1]
+    def n_channels(self) -> int:
+        return self.X_train.shape[1]
+
     @property
-    def n_timepoints(self) -> int: return self.X_train.shape[2]
+    def n_timepoints(self) -> int:
+        return self.X_train.shape[2]
 
     @classmethod
-    def from_arrays(cls,
-        X_train, y_train,            # training series (anything `check_series` takes) and their labels
-        X_test=None, y_test=None,    # test series and labels; none is allowed
-        name: str = "arrays", length: int | None = None, source: str = "arrays",
-        physical: Physical | None = None, # sampling rate, names and units of the channels, scale
+    def from_arrays(
+        cls,
+        X_train,
+        y_train,  # training series (anything `check_series` takes) and their labels
+        X_test=None,
+        y_test=None,  # test series and labels; none is allowed
+        name: str = "arrays",
+        length: int | None = None,
+        source: str = "arrays",
+        physical: Physical | None = None,  # sampling rate, names and units of the channels, scale
     ) -> "Dataset":
         "Check series and labels of any kind and index the classes."
         y_test = [] if y_test is None else y_test
         y = [[_label(v) for v in np.asarray(part).ravel()] for part in (y_train, y_test)]
         classes = _class_order(y[0] + y[1])
         X_train = check_series(X_train, length=length, name=f"{name} train")
-        X_test = (check_series(X_test, X_train.shape[1], X_train.shape[2], length, name=f"{name} test") if len(y[1])
-                  else X_train[:0])
+        X_test = (
+            check_series(X_test, X_train.shape[1], X_train.shape[2], length, name=f"{name} test")
+            if len(y[1])
+            else X_train[:0]
+        )
         index = {c: i for i, c in enumerate(classes)}
         for part, X, labels in (("train", X_train, y[0]), ("test", X_test, y[1])):
-            if len(X) != len(labels): raise ValueError(f"{name} {part}: {len(X)} series but {len(labels)} labels")
+            if len(X) != len(labels):
+                raise ValueError(f"{name} {part}: {len(X)} series but {len(labels)} labels")
         absent = [c for c in classes if c not in set(y[0])]
-        if absent: raise ValueError(f"{name}: class {absent[0]!r} has no training series; drop its test series")
-        if len(classes) < 2: raise ValueError(f"{name}: one class only, {classes[0]!r}; a classifier needs two")
-        return cls(name, X_train, torch.tensor([index[v] for v in y[0]]), X_test,
-                   torch.tensor([index[v] for v in y[1]], dtype=torch.long), classes, source, physical and physical.check(X_train.shape[1]))
+        if absent:
+            raise ValueError(
+                f"{name}: class {absent[0]!r} has no training series; drop its test series"
+            )
+        if len(classes) < 2:
+            raise ValueError(f"{name}: one class only, {classes[0]!r}; a classifier needs two")
+        return cls(
+            name,
+            X_train,
+            torch.tensor([index[v] for v in y[0]]),
+            X_test,
+            torch.tensor([index[v] for v in y[1]], dtype=torch.long),
+            classes,
+            source,
+            physical and physical.check(X_train.shape[1]),
+        )
 
     def __repr__(self):
-        return (f"{self.name}: {len(self.X_train)} train, {len(self.X_test)} test, {self.n_channels} channel{'s' * (self.n_channels > 1)} × "
-                f"{self.n_timepoints} points, {self.n_classes} classes ({', '.join(self.classes[:6])}{', …' if self.n_classes > 6 else ''}); from {self.source}")
+        return (
+            f"{self.name}: {len(self.X_train)} train, {len(self.X_test)} test, {self.n_channels} channel{'s' * (self.n_channels > 1)} × "
+            f"{self.n_timepoints} points, {self.n_classes} classes ({', '.join(self.classes[:6])}{', …' if self.n_classes > 6 else ''}); from {self.source}"
+        )
 
 # %% ../nbs/00_data.ipynb #7263f838
 def _read_tsv(path: Path) -> tuple[list[np.ndarray], list[str]]:
@@ -185,22 +281,37 @@ def _read_tsv(path: Path) -> tuple[list[np.ndarray], list[str]]:
             parts = line.rstrip("\r\n").split("\t")
             fields = fields or len(parts)
             if len(parts) != fields or fields < 2:
-                raise ValueError(f"{path}: line {i} has {len(parts)} tab-separated fields where {max(fields, 2)} are expected; the file is truncated or no UCR file, fetch it again")
-            try: row = np.array(parts[1:], dtype=np.float64)
-            except ValueError: raise ValueError(f"{path}: line {i} holds something that is no number; the file is damaged or no UCR file, fetch it again") from None
+                raise ValueError(
+                    f"{path}: line {i} has {len(parts)} tab-separated fields where {max(fields, 2)} are expected; the file is truncated or no UCR file, fetch it again"
+                )
+            try:
+                row = np.array(parts[1:], dtype=np.float64)
+            except ValueError:
+                raise ValueError(
+                    f"{path}: line {i} holds something that is no number; the file is damaged or no UCR file, fetch it again"
+                ) from None
             end = np.flatnonzero(~np.isnan(row))
-            if not len(end): raise ValueError(f"{path}: line {i} has no values; drop it")
-            rows.append(row[None, :end[-1] + 1]); labels.append(_label(parts[0]))
-    if not rows: raise ValueError(f"{path}: the file is empty; fetch it again")
+            if not len(end):
+                raise ValueError(f"{path}: line {i} has no values; drop it")
+            rows.append(row[None, : end[-1] + 1])
+            labels.append(_label(parts[0]))
+    if not rows:
+        raise ValueError(f"{path}: the file is empty; fetch it again")
     return rows, labels
 
 # %% ../nbs/00_data.ipynb #9bb8a7a4
 def _read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
     "One file in aeon's `.ts` format, read by aeon."
     from aeon.datasets import load_from_ts_file
-    try: X, y = load_from_ts_file(str(path))
-    except Exception as e: raise ValueError(f"{path}: aeon cannot read this file ({e}); it is damaged or no .ts file, fetch it again") from e
+
+    try:
+        X, y = load_from_ts_file(str(path))
+    except Exception as e:
+        raise ValueError(
+            f"{path}: aeon cannot read this file ({e}); it is damaged or no .ts file, fetch it again"
+        ) from e
     return [np.asarray(x) for x in X], [_label(v) for v in y]
+
 
 def _bundled() -> Path | None:
     "The folder of data sets that aeon installs (found without importing aeon, which takes seconds)."
@@ -214,56 +325,91 @@ def _find(name: str, root: Path) -> tuple | None:
     for ext, reader in (("tsv", _read_tsv), ("ts", _read_ts)):
         files = [root / name / f"{name}_{part}.{ext}" for part in ("TRAIN", "TEST")]
         there = [f.is_file() for f in files]
-        if all(there): return reader, files
-        if any(there) and half is None: half = f"{files[there.index(False)]}: missing beside {files[there.index(True)].name}; both are needed"
-    if half: raise FileNotFoundError(half)
+        if all(there):
+            return reader, files
+        if any(there) and half is None:
+            half = f"{files[there.index(False)]}: missing beside {files[there.index(True)].name}; both are needed"
+    if half:
+        raise FileNotFoundError(half)
+
 
 def available_datasets(root=None) -> dict[str, str]:
     "Names of the data sets at hand and the folder each lies in: `root`, else `$SEQDREAM_DATA`, and aeon's bundled sets."
     found = {}
     for folder in filter(None, (root or os.environ.get("SEQDREAM_DATA"), _bundled())):
-        for d in sorted(Path(folder).glob("*/*_TRAIN.ts*")): found.setdefault(d.name.rsplit("_TRAIN", 1)[0], str(folder))
+        for d in sorted(Path(folder).glob("*/*_TRAIN.ts*")):
+            found.setdefault(d.name.rsplit("_TRAIN", 1)[0], str(folder))
     return found
 
 # %% ../nbs/00_data.ipynb #e2e9da93
 def load_dataset(
-    name: str,                  # e.g. "FordA"
-    root=None,                  # folder that holds `<Name>/<Name>_TRAIN.tsv` (UCR archive) or `.ts` (aeon)
+    name: str,  # e.g. "FordA"
+    root=None,  # folder that holds `<Name>/<Name>_TRAIN.tsv` (UCR archive) or `.ts` (aeon)
     length: int | None = None,  # resample every series to this length (needed where lengths differ)
 ) -> Dataset:
     "A data set by name: from `root`, else `$SEQDREAM_DATA`, else aeon's bundled sets, else aeon's own look-up and download."
-    if not isinstance(name, str) or not name or Path(name).name != name: raise ValueError(f"{name!r} is no data set's name; give a name such as 'FordA' and the folder as root=")
-    if root is not None and not Path(root).is_dir(): raise FileNotFoundError(f"root={str(root)!r} is no folder")
-    for folder in filter(None, [root] if root is not None else [os.environ.get("SEQDREAM_DATA"), _bundled()]):
+    if not isinstance(name, str) or not name or Path(name).name != name:
+        raise ValueError(
+            f"{name!r} is no data set's name; give a name such as 'FordA' and the folder as root="
+        )
+    if root is not None and not Path(root).is_dir():
+        raise FileNotFoundError(f"root={str(root)!r} is no folder")
+    for folder in filter(
+        None, [root] if root is not None else [os.environ.get("SEQDREAM_DATA"), _bundled()]
+    ):
         if found := _find(name, Path(folder)):
             reader, files = found
             (X_train, y_train), (X_test, y_test) = map(reader, files)
-            return Dataset.from_arrays(X_train, y_train, X_test, y_test, name, _common_length(name, [*X_train, *X_test], length), source=str(files[0].parent))
+            return Dataset.from_arrays(
+                X_train,
+                y_train,
+                X_test,
+                y_test,
+                name,
+                _common_length(name, [*X_train, *X_test], length),
+                source=str(files[0].parent),
+            )
     return _from_aeon(name, root, length)
 
 # %% ../nbs/00_data.ipynb #4f5c8faf
 def _common_length(name: str, rows: list, length: int | None) -> int | None:
     "`length` again; without it unequal lengths are named here for both files at once, and holes always."
     hole = next((i for i, r in enumerate(rows) if np.isnan(r).any()), None)
-    if hole is not None: raise ValueError(f"{name}: series {hole} (train, then test) has missing values inside, not only at its end; fill them (aeon: SimpleImputer) and use Dataset.from_arrays")
+    if hole is not None:
+        raise ValueError(
+            f"{name}: series {hole} (train, then test) has missing values inside, not only at its end; fill them (aeon: SimpleImputer) and use Dataset.from_arrays"
+        )
     _equal_lengths(rows, name, length)
     return length
+
 
 def _from_aeon(name: str, root, length) -> Dataset:
     "aeon's look-up and download; every way to fail ends in one error that lists what is at hand."
     here = available_datasets(root)
     near = difflib.get_close_matches(name, here, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"at hand: {', '.join(sorted(here)[:30]) or 'none'}."
-    if root is not None: raise FileNotFoundError(f"no data set {name!r} below {root}: {hint}")
+    hint = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else f"at hand: {', '.join(sorted(here)[:30]) or 'none'}."
+    )
+    if root is not None:
+        raise FileNotFoundError(f"no data set {name!r} below {root}: {hint}")
     try:
         from aeon.datasets import load_classification
-        (X_train, y_train), (X_test, y_test) = (load_classification(name, split=s) for s in ("train", "test"))
+
+        (X_train, y_train), (X_test, y_test) = (
+            load_classification(name, split=s) for s in ("train", "test")
+        )
     except Exception as e:
-        raise FileNotFoundError(f"no data set {name!r} in $SEQDREAM_DATA or among aeon's, and aeon could not download it ({type(e).__name__}): {hint} "
-                                "Pass root= the folder that holds your copy of the UCR archive") from e
+        raise FileNotFoundError(
+            f"no data set {name!r} in $SEQDREAM_DATA or among aeon's, and aeon could not download it ({type(e).__name__}): {hint} "
+            "Pass root= the folder that holds your copy of the UCR archive"
+        ) from e
     rows = [np.atleast_2d(x) for part in (X_train, X_test) for x in part]
     n = len(X_train)
-    return Dataset.from_arrays(rows[:n], y_train, rows[n:], y_test, name, _common_length(name, rows, length), source="aeon")
+    return Dataset.from_arrays(
+        rows[:n], y_train, rows[n:], y_test, name, _common_length(name, rows, length), source="aeon"
+    )
 
 # %% ../nbs/00_data.ipynb #4904d55d
 def has_dataset(name: str) -> bool:

@@ -6,7 +6,8 @@
 __all__ = ['RECIPES', 'split_validation', 'Augment', 'fast_bfloat16', 'fit', 'plot_history']
 
 # %% ../nbs/02_training.ipynb #67e61b51
-import hashlib, time
+import hashlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,25 +23,35 @@ from .models import accuracy, predict, read_tensors, write_tensors
 
 # %% ../nbs/02_training.ipynb #26db1c60
 def split_validation(
-    y: Tensor,              # labels
-    share: float = 0.1,     # of each class, rounded down
+    y: Tensor,  # labels
+    share: float = 0.1,  # of each class, rounded down
     seed: int = 0,
-) -> tuple[Tensor, Tensor]: # indices that stay, indices held out
+) -> tuple[Tensor, Tensor]:  # indices that stay, indices held out
     "Stratified split; a class always keeps at least one series."
-    if not 0 <= share < 1: raise ValueError(f"validation={share}: give a share of the training series, at least 0 and below 1")
+    if not 0 <= share < 1:
+        raise ValueError(
+            f"validation={share}: give a share of the training series, at least 0 and below 1"
+        )
     g = torch.Generator().manual_seed(seed)
-    shuffled = [c[torch.randperm(len(c), generator=g)] for c in (torch.nonzero(y == k).flatten() for k in y.unique())]
+    shuffled = [
+        c[torch.randperm(len(c), generator=g)]
+        for c in (torch.nonzero(y == k).flatten() for k in y.unique())
+    ]
     cut = [int(share * len(c)) for c in shuffled]
-    return (torch.cat([c[n:] for c, n in zip(shuffled, cut)]).sort().values, torch.cat([c[:n] for c, n in zip(shuffled, cut)]).sort().values)
+    return (
+        torch.cat([c[n:] for c, n in zip(shuffled, cut)]).sort().values,
+        torch.cat([c[:n] for c, n in zip(shuffled, cut)]).sort().values,
+    )
 
 # %% ../nbs/02_training.ipynb #35513962
 @dataclass(frozen=True)
 class Augment:
     "Random changes of training series, drawn per series from a generator."
-    shift: float = 0.    # circular shift by up to this share of the length, either way
-    flip: float = 0.     # probability of turning the sign over
-    reverse: float = 0.  # probability of running backwards in time
-    noise: float = 0.    # standard deviation of added white noise
+
+    shift: float = 0.0  # circular shift by up to this share of the length, either way
+    flip: float = 0.0  # probability of turning the sign over
+    reverse: float = 0.0  # probability of running backwards in time
+    noise: float = 0.0  # standard deviation of added white noise
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         n, t = len(x), x.shape[-1]
@@ -48,14 +59,17 @@ class Augment:
         if self.shift:
             by = ((2 * draw() - 1) * self.shift * t).round().long()
             x = x.gather(-1, ((torch.arange(t) - by) % t).expand_as(x))
-        if self.reverse: x = torch.where(draw() < self.reverse, x.flip(-1), x)
-        if self.flip: x = torch.where(draw() < self.flip, -x, x)
+        if self.reverse:
+            x = torch.where(draw() < self.reverse, x.flip(-1), x)
+        if self.flip:
+            x = torch.where(draw() < self.flip, -x, x)
         return x + self.noise * torch.randn(x.shape, generator=generator) if self.noise else x
 
 # %% ../nbs/02_training.ipynb #04c8c808
 def fast_bfloat16(device="cpu") -> bool:
     "Does this device multiply bfloat16 in hardware? (AMX or AVX512-BF16; Ampere and later.)"
-    if torch.device(device).type == "cuda": return torch.cuda.get_device_capability(device)[0] >= 8
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
     has = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
@@ -64,8 +78,10 @@ def _pack(state: dict) -> tuple[dict, dict]:
     "Split an optimizer's state dict into tensors (for safetensors) and plain values (for JSON)."
     tensors, plain = {}, {}
     for i, entry in state["state"].items():
-        for key, v in entry.items(): (tensors if isinstance(v, Tensor) else plain)[f"{i}.{key}"] = v
+        for key, v in entry.items():
+            (tensors if isinstance(v, Tensor) else plain)[f"{i}.{key}"] = v
     return tensors, {"state": plain, "groups": state["param_groups"]}
+
 
 def _unpack(tensors: dict, plain: dict) -> dict:
     "The inverse of `_pack`."
@@ -78,8 +94,15 @@ def _unpack(tensors: dict, plain: dict) -> dict:
 # %% ../nbs/02_training.ipynb #f233dfa9
 class _Run:
     "Everything that changes while `fit` runs: saved after each epoch, read back to go on."
+
     def __init__(self, model, optimizer, schedule, average, settings):
-        self.model, self.optimizer, self.schedule, self.average, self.settings = model, optimizer, schedule, average, settings
+        self.model, self.optimizer, self.schedule, self.average, self.settings = (
+            model,
+            optimizer,
+            schedule,
+            average,
+            settings,
+        )
         self.rows, self.best, self.best_epoch = [], None, None
 
     def weights(self) -> dict:
@@ -88,37 +111,80 @@ class _Run:
 
     def save(self, path):
         tensors, plain = _pack(self.optimizer.state_dict())
-        parts = {"model": self.model.state_dict(), "optimizer": tensors, "best": self.best or {}, "average": self.average.state_dict() if self.average else {}}
-        schedule = {k: v for k, v in self.schedule.state_dict().items() if isinstance(v, (int, float, str, list))} if self.schedule else None
-        write_tensors(path, {f"{part}/{k}": v.clone() for part, d in parts.items() for k, v in d.items()},
-                      {"settings": self.settings, "rows": self.rows, "best_epoch": self.best_epoch, "optimizer": plain, "schedule": schedule}, kind="training checkpoint")
+        parts = {
+            "model": self.model.state_dict(),
+            "optimizer": tensors,
+            "best": self.best or {},
+            "average": self.average.state_dict() if self.average else {},
+        }
+        schedule = (
+            {
+                k: v
+                for k, v in self.schedule.state_dict().items()
+                if isinstance(v, (int, float, str, list))
+            }
+            if self.schedule
+            else None
+        )
+        write_tensors(
+            path,
+            {f"{part}/{k}": v.clone() for part, d in parts.items() for k, v in d.items()},
+            {
+                "settings": self.settings,
+                "rows": self.rows,
+                "best_epoch": self.best_epoch,
+                "optimizer": plain,
+                "schedule": schedule,
+            },
+            kind="training checkpoint",
+        )
 
     def resume(self, path):
         tensors, meta = read_tensors(path, kind="training checkpoint")
-        differs = [f"{k} (then {meta['settings'].get(k)!r}, now {v!r})" for k, v in self.settings.items() if meta["settings"].get(k) != v]
-        if differs: raise ValueError(f"{path}: a run with other settings: {'; '.join(differs)}. Give another checkpoint file, or the same settings")
-        part = lambda name: {k.split("/", 1)[1]: v for k, v in tensors.items() if k.startswith(name + "/")}
+        differs = [
+            f"{k} (then {meta['settings'].get(k)!r}, now {v!r})"
+            for k, v in self.settings.items()
+            if meta["settings"].get(k) != v
+        ]
+        if differs:
+            raise ValueError(
+                f"{path}: a run with other settings: {'; '.join(differs)}. Give another checkpoint file, or the same settings"
+            )
+        part = lambda name: {
+            k.split("/", 1)[1]: v for k, v in tensors.items() if k.startswith(name + "/")
+        }
         self.model.load_state_dict(part("model"))
         self.optimizer.load_state_dict(_unpack(part("optimizer"), meta["optimizer"]))
-        if self.average: self.average.load_state_dict(part("average"))
-        if self.schedule: self.schedule.load_state_dict(meta["schedule"])
-        self.rows, self.best, self.best_epoch = meta["rows"], part("best") or None, meta["best_epoch"]
+        if self.average:
+            self.average.load_state_dict(part("average"))
+        if self.schedule:
+            self.schedule.load_state_dict(meta["schedule"])
+        self.rows, self.best, self.best_epoch = (
+            meta["rows"],
+            part("best") or None,
+            meta["best_epoch"],
+        )
 
 # %% ../nbs/02_training.ipynb #ce36a9a2
-def _epoch(model, average, X, y, order, optimizer, schedule, augment, smoothing, autocast, generator) -> tuple[float, float]:
+def _epoch(
+    model, average, X, y, order, optimizer, schedule, augment, smoothing, autocast, generator
+) -> tuple[float, float]:
     "One pass over the training series; mean loss and accuracy of the batches as they were met."
     model.train()
-    device, loss_sum, hits = next(model.parameters()).device, 0., 0
+    device, loss_sum, hits = next(model.parameters()).device, 0.0, 0
     for batch in order:
         x = X[batch] if augment is None else augment(X[batch], generator)
         x, target = x.to(device), y[batch].to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=autocast): out = model(x)
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            out = model(x)
         loss = F.cross_entropy(out.float(), target, label_smoothing=smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        if schedule: schedule.step()
-        if average: average.update_parameters(model)
+        if schedule:
+            schedule.step()
+        if average:
+            average.update_parameters(model)
         loss_sum += loss.item() * len(batch)
         hits += (out.argmax(1) == target).sum().item()
     return loss_sum / len(y), hits / len(y)
@@ -126,26 +192,47 @@ def _epoch(model, average, X, y, order, optimizer, schedule, augment, smoothing,
 # %% ../nbs/02_training.ipynb #df6a9bac
 def _check_labels(model, X, y, batch: int = 2) -> None:
     "The model must give one output per class for these series, and each class needs a series."
-    try: out = predict(model, X[:batch])
-    except RuntimeError as e: raise ValueError(f"the model does not take series of shape {tuple(X[:1].shape)}: {e}") from e
-    if out.ndim != 2 or len(out) != len(X[:batch]): raise ValueError(f"the model gives shape {tuple(out.shape)} for {len(X[:batch])} series; (n, classes) is expected")
-    if not torch.isfinite(out).all(): raise ValueError("the model gives NaN or inf for the first series; check its weights")
-    if len(y) != len(X): raise ValueError(f"{len(X)} series but {len(y)} labels")
-    if y.min() < 0 or y.max() >= out.shape[1]: raise ValueError(f"labels reach from {y.min()} to {y.max()}, the model has classes 0 to {out.shape[1] - 1}")
+    try:
+        out = predict(model, X[:batch])
+    except RuntimeError as e:
+        raise ValueError(
+            f"the model does not take series of shape {tuple(X[:1].shape)}: {e}"
+        ) from e
+    if out.ndim != 2 or len(out) != len(X[:batch]):
+        raise ValueError(
+            f"the model gives shape {tuple(out.shape)} for {len(X[:batch])} series; (n, classes) is expected"
+        )
+    if not torch.isfinite(out).all():
+        raise ValueError("the model gives NaN or inf for the first series; check its weights")
+    if len(y) != len(X):
+        raise ValueError(f"{len(X)} series but {len(y)} labels")
+    if y.min() < 0 or y.max() >= out.shape[1]:
+        raise ValueError(
+            f"labels reach from {y.min()} to {y.max()}, the model has classes 0 to {out.shape[1] - 1}"
+        )
     counts = torch.bincount(y, minlength=out.shape[1])
-    if (counts == 0).any(): raise ValueError(f"class {int(counts.argmin())} has no series, but the model has an output for it; give the model as many classes as the data have")
+    if (counts == 0).any():
+        raise ValueError(
+            f"class {int(counts.argmin())} has no series, but the model has an output for it; give the model as many classes as the data have"
+        )
 
 # %% ../nbs/02_training.ipynb #4d63bc8b
 def _optimizer(model, name, lr, weight_decay, schedule, steps):
     "Adam or AdamW and, where asked for, one cycle of the learning rate."
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    if name not in kinds: raise ValueError(f"optimizer={name!r}: there are {', '.join(kinds)}")
+    if name not in kinds:
+        raise ValueError(f"optimizer={name!r}: there are {', '.join(kinds)}")
     weights = [p for p in model.parameters() if p.requires_grad]
-    if not weights: raise ValueError("the model has no weights that require a gradient; nothing can be trained")
+    if not weights:
+        raise ValueError("the model has no weights that require a gradient; nothing can be trained")
     optimizer = kinds[name](weights, lr=lr, weight_decay=weight_decay)
-    if schedule == "constant": return optimizer, None
-    if schedule != "one_cycle": raise ValueError(f"schedule={schedule!r}: there are one_cycle, constant")
-    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.25)
+    if schedule == "constant":
+        return optimizer, None
+    if schedule != "one_cycle":
+        raise ValueError(f"schedule={schedule!r}: there are one_cycle, constant")
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, total_steps=steps, pct_start=0.25
+    )
 
 # %% ../nbs/02_training.ipynb #f172c055
 def _advance(run: _Run, epoch: int, X, y, Xv, yv, s: dict, augment) -> dict:
@@ -156,98 +243,189 @@ def _advance(run: _Run, epoch: int, X, y, Xv, yv, s: dict, augment) -> dict:
     order = torch.tensor_split(torch.randperm(len(y), generator=g), -(-len(y) // s["batch_size"]))
     with torch.random.fork_rng(devices=[]):  # dropout in a user's model draws from the global state
         torch.manual_seed(seed)
-        loss, acc = _epoch(run.model, run.average, X, y, order, run.optimizer, run.schedule, augment, s["label_smoothing"], s["autocast"], g)
-    if not np.isfinite(loss): raise FloatingPointError(f"the loss became {loss} in epoch {epoch}; lower lr (it was {s['lr']})")
-    row = {"epoch": epoch, "lr": run.optimizer.param_groups[0]["lr"], "train_loss": loss, "train_accuracy": acc, "val_loss": None, "val_accuracy": None}
+        loss, acc = _epoch(
+            run.model,
+            run.average,
+            X,
+            y,
+            order,
+            run.optimizer,
+            run.schedule,
+            augment,
+            s["label_smoothing"],
+            s["autocast"],
+            g,
+        )
+    if not np.isfinite(loss):
+        raise FloatingPointError(
+            f"the loss became {loss} in epoch {epoch}; lower lr (it was {s['lr']})"
+        )
+    row = {
+        "epoch": epoch,
+        "lr": run.optimizer.param_groups[0]["lr"],
+        "train_loss": loss,
+        "train_accuracy": acc,
+        "val_loss": None,
+        "val_accuracy": None,
+    }
     if len(yv):
-        out = predict(run.average.module if run.average else run.model, Xv, device=next(run.model.parameters()).device)
-        row |= {"val_loss": F.cross_entropy(out, yv).item(), "val_accuracy": (out.argmax(1) == yv).float().mean().item()}
+        out = predict(
+            run.average.module if run.average else run.model,
+            Xv,
+            device=next(run.model.parameters()).device,
+        )
+        row |= {
+            "val_loss": F.cross_entropy(out, yv).item(),
+            "val_accuracy": (out.argmax(1) == yv).float().mean().item(),
+        }
     better = lambda a, b: (a["val_accuracy"], -a["val_loss"]) > (b["val_accuracy"], -b["val_loss"])
-    if s["keep"] == "last" or not len(yv) or run.best is None or better(row, run.rows[run.best_epoch - 1]):
-        run.best, run.best_epoch = {k: v.detach().cpu().clone() for k, v in run.weights().items()}, epoch
+    if (
+        s["keep"] == "last"
+        or not len(yv)
+        or run.best is None
+        or better(row, run.rows[run.best_epoch - 1])
+    ):
+        run.best, run.best_epoch = (
+            {k: v.detach().cpu().clone() for k, v in run.weights().items()},
+            epoch,
+        )
     run.rows.append(row | {"seconds": time.perf_counter() - began})
     return run.rows[-1]
 
 # %% ../nbs/02_training.ipynb #ed74ec39
 def fit(
-    model: nn.Module,         # takes `(n, channels, timepoints)`, gives logits `(n, classes)`; trained in place
-    data,                     # a `Dataset`, or `(X, y)` with y class indices
+    model: nn.Module,  # takes `(n, channels, timepoints)`, gives logits `(n, classes)`; trained in place
+    data,  # a `Dataset`, or `(X, y)` with y class indices
     epochs: int = 30,
-    seed: int = 0,            # of the validation split, the order, augmentation and dropout (not of the first weights)
-    checkpoint=None,          # file to write after each epoch and to resume from
-    device=None,              # None: where the model is
-    progress: bool = True,    # show a progress bar
+    seed: int = 0,  # of the validation split, the order, augmentation and dropout (not of the first weights)
+    checkpoint=None,  # file to write after each epoch and to resume from
+    device=None,  # None: where the model is
+    progress: bool = True,  # show a progress bar
     batch_size: int = 32,
-    lr: float = 1e-3,         # the largest learning rate of the cycle, or the constant one
-    optimizer: str = "adamw", # or "adam"
+    lr: float = 1e-3,  # the largest learning rate of the cycle, or the constant one
+    optimizer: str = "adamw",  # or "adam"
     weight_decay: float = 1e-2,
-    schedule: str = "one_cycle", # or "constant"
+    schedule: str = "one_cycle",  # or "constant"
     validation: float = 0.1,  # share of the training series held out to choose the best epoch
-    keep: str = "best",       # weights to end with: of the "best" epoch by validation accuracy, or of the "last"
-    average: float = 0.,      # decay of an exponential moving average of the weights; 0: none
-    augment=None,             # a callable (x, generator) -> x, e.g. `Augment(shift=.5)`
-    label_smoothing: float = 0.,
-    autocast: bool | None = None, # bfloat16; None: where the hardware gains
-):                            # DataFrame, one row per epoch; `.attrs` hold status, best_epoch, test_accuracy, settings
+    keep: str = "best",  # weights to end with: of the "best" epoch by validation accuracy, or of the "last"
+    average: float = 0.0,  # decay of an exponential moving average of the weights; 0: none
+    augment=None,  # a callable (x, generator) -> x, e.g. `Augment(shift=.5)`
+    label_smoothing: float = 0.0,
+    autocast: bool | None = None,  # bfloat16; None: where the hardware gains
+):  # DataFrame, one row per epoch; `.attrs` hold status, best_epoch, test_accuracy, settings
     "Train a classifier. Resumes from `checkpoint` after a kill; Ctrl-C ends it with the best weights so far. The test set is looked at once, at the end."
-    X, y, Xt, yt = (data.X_train, data.y_train, data.X_test, data.y_test) if isinstance(data, Dataset) else (*data, None, None)
+    X, y, Xt, yt = (
+        (data.X_train, data.y_train, data.X_test, data.y_test)
+        if isinstance(data, Dataset)
+        else (*data, None, None)
+    )
     X, y = check_series(X, name="training series"), torch.as_tensor(y).long().cpu()
-    if not isinstance(epochs, int) or epochs < 1: raise ValueError(f"epochs={epochs!r}: give a whole number, 1 or more")
-    if keep not in ("best", "last"): raise ValueError(f"keep={keep!r}: there are best, last")
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"epochs={epochs!r}: give a whole number, 1 or more")
+    if keep not in ("best", "last"):
+        raise ValueError(f"keep={keep!r}: there are best, last")
     _check_labels(model, X, y)
     stay, held = split_validation(y, validation, seed)
     home = next(model.parameters()).device
     where = torch.device(device) if device is not None else home
     autocast = fast_bfloat16(where) if autocast is None else autocast
-    settings = dict(epochs=epochs, seed=seed, batch_size=batch_size, lr=lr, optimizer=optimizer, weight_decay=weight_decay, schedule=schedule,
-                    validation=validation, keep=keep, average=average, augment=None if augment is None else repr(augment), label_smoothing=label_smoothing,
-                    autocast=autocast, data=hashlib.sha256(X.numpy().tobytes() + y.numpy().tobytes()).hexdigest()[:16])
+    settings = dict(
+        epochs=epochs,
+        seed=seed,
+        batch_size=batch_size,
+        lr=lr,
+        optimizer=optimizer,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        validation=validation,
+        keep=keep,
+        average=average,
+        augment=None if augment is None else repr(augment),
+        label_smoothing=label_smoothing,
+        autocast=autocast,
+        data=hashlib.sha256(X.numpy().tobytes() + y.numpy().tobytes()).hexdigest()[:16],
+    )
     modes = [(m, m.training) for m in model.modules()]
     try:
         model.to(where)
         steps = epochs * -(-len(stay) // batch_size)
-        run = _Run(model, *_optimizer(model, optimizer, lr, weight_decay, schedule, steps),
-                   AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True) if average else None, settings)
+        run = _Run(
+            model,
+            *_optimizer(model, optimizer, lr, weight_decay, schedule, steps),
+            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)
+            if average
+            else None,
+            settings,
+        )
         status = _loop(run, X[stay], y[stay], X[held], y[held], augment, checkpoint, progress)
-        if run.best is not None: model.load_state_dict(run.best)
+        if run.best is not None:
+            model.load_state_dict(run.best)
     finally:
         model.to(home)
-        for m, training in modes: m.training = training
+        for m, training in modes:
+            m.training = training
     return _history(run, status, model, Xt, yt)
 
 # %% ../nbs/02_training.ipynb #250b4094
 def _loop(run, X, y, Xv, yv, augment, checkpoint, progress) -> str:
     "The epochs that are left, each saved as it ends; 'finished' or 'interrupted'."
-    if checkpoint is not None and Path(checkpoint).exists(): run.resume(checkpoint)
-    elif checkpoint is not None: run.save(checkpoint)  # fails now, not after an hour, where the folder is not writable
+    if checkpoint is not None and Path(checkpoint).exists():
+        run.resume(checkpoint)
+    elif checkpoint is not None:
+        run.save(checkpoint)  # fails now, not after an hour, where the folder is not writable
     total = run.settings["epochs"]
-    with tqdm(total=total, initial=len(run.rows), disable=not progress, desc="training", unit="epoch") as bar:
+    with tqdm(
+        total=total, initial=len(run.rows), disable=not progress, desc="training", unit="epoch"
+    ) as bar:
         try:
             for epoch in range(len(run.rows) + 1, total + 1):
                 row = _advance(run, epoch, X, y, Xv, yv, run.settings, augment)
-                if checkpoint is not None: run.save(checkpoint)
+                if checkpoint is not None:
+                    run.save(checkpoint)
                 bar.update()
-                bar.set_postfix({k: f"{row[k]:.3f}" for k in ("train_loss", "train_accuracy", "val_accuracy") if row[k] is not None})
-        except KeyboardInterrupt: return "interrupted"
+                bar.set_postfix(
+                    {
+                        k: f"{row[k]:.3f}"
+                        for k in ("train_loss", "train_accuracy", "val_accuracy")
+                        if row[k] is not None
+                    }
+                )
+        except KeyboardInterrupt:
+            return "interrupted"
     return "finished"
+
 
 def _history(run, status, model, Xt, yt):
     "The learning curve as a DataFrame; the one look at the test set."
     import pandas as pd
+
     table = pd.DataFrame(run.rows)
     tested = None if Xt is None or not len(Xt) or status != "finished" else accuracy(model, Xt, yt)
-    table.attrs = {"status": status, "best_epoch": run.best_epoch, "test_accuracy": tested, "settings": run.settings}
+    table.attrs = {
+        "status": status,
+        "best_epoch": run.best_epoch,
+        "test_accuracy": tested,
+        "settings": run.settings,
+    }
     return table
 
 # %% ../nbs/02_training.ipynb #23f64a2d
 def plot_history(history):
     "Learning curves of `fit`: loss and accuracy by epoch, the epoch whose weights were kept marked. Returns a matplotlib Figure."
     import matplotlib.pyplot as plt
+
     fig, axes = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
     for ax, what in zip(axes, ("loss", "accuracy")):
         for part, style in (("train", "-"), ("val", "--")):
-            if history[f"{part}_{what}"].notna().any(): ax.plot(history["epoch"], history[f"{part}_{what}"].astype(float), style, label={"val": "validation"}.get(part, part))
-        if history.attrs.get("best_epoch"): ax.axvline(history.attrs["best_epoch"], color="0.6", lw=1, zorder=0)
+            if history[f"{part}_{what}"].notna().any():
+                ax.plot(
+                    history["epoch"],
+                    history[f"{part}_{what}"].astype(float),
+                    style,
+                    label={"val": "validation"}.get(part, part),
+                )
+        if history.attrs.get("best_epoch"):
+            ax.axvline(history.attrs["best_epoch"], color="0.6", lw=1, zorder=0)
         ax.set(xlabel="epoch", ylabel=what)
     axes[0].legend(frameon=False)
     plt.close(fig)  # the caller shows or saves it
@@ -255,6 +433,25 @@ def plot_history(history):
 
 # %% ../nbs/02_training.ipynb #87881647
 RECIPES = {  # how the bundled models were trained
-    "paper": dict(epochs=500, seed=0, lr=1e-3, optimizer="adam", weight_decay=0., schedule="constant", validation=0.1, keep="best"),
-    "wang": dict(epochs=30, seed=0, lr=2e-3, optimizer="adamw", weight_decay=1e-2, schedule="one_cycle", validation=0.1, keep="last", average=0.99),
+    "paper": dict(
+        epochs=500,
+        seed=0,
+        lr=1e-3,
+        optimizer="adam",
+        weight_decay=0.0,
+        schedule="constant",
+        validation=0.1,
+        keep="best",
+    ),
+    "wang": dict(
+        epochs=30,
+        seed=0,
+        lr=2e-3,
+        optimizer="adamw",
+        weight_decay=1e-2,
+        schedule="one_cycle",
+        validation=0.1,
+        keep="last",
+        average=0.99,
+    ),
 }

@@ -229,7 +229,7 @@ def trained_looking(model, seed=0):
 
 @pytest.mark.parametrize("make, folded", [(Twice, 1), (Recurrent, 1), (Attention, 1), (Choosy, 1), (lambda: sd.ResNet.preset("paper"), 11), (lambda: nn.Sequential(nn.Conv1d(1, 3, 3), nn.BatchNorm1d(3, track_running_stats=True), nn.Flatten(), nn.LazyLinear(2)), 1)])
 def test_the_private_copy_gives_the_models_answers_and_gradients(make, folded):
-    from seqdream.dreaming import Engine
+    from seqdream.engine import Engine
     from seqdream.models import borrowed
     torch.manual_seed(3)
     model = make(); model(start); trained_looking(model)
@@ -248,7 +248,7 @@ def test_the_private_copy_gives_the_models_answers_and_gradients(make, folded):
 
 @pytest.mark.parametrize("options", [dict(stride=2), dict(padding=3, dilation=2), dict(groups=3), dict(padding="same"), dict(padding="valid"), dict(padding=2, padding_mode="circular"), dict(stride=3, padding=1, groups=6, bias=False)])
 def test_channels_last_convolutions_are_convolutions(options):
-    from seqdream.dreaming import Engine
+    from seqdream.engine import Engine
     from seqdream.models import borrowed
     torch.manual_seed(0)
     first = nn.Conv1d(1, 6, 3, padding=1)
@@ -264,7 +264,7 @@ def test_channels_last_convolutions_are_convolutions(options):
 
 
 def test_hidden_layers_of_the_copy_answer_as_the_models_own():
-    from seqdream.dreaming import Engine
+    from seqdream.engine import Engine
     from seqdream.models import borrowed
     model = trained_looking(sd.ResNet.preset("paper", seed=2))
     for layer in ("blocks.0.body.0", "blocks.0.body.1", "blocks.0.shortcut.0", "blocks.1", "blocks.2.shortcut", "head"):
@@ -308,7 +308,7 @@ def test_micro_batches_change_nothing_but_rounding(net):
 
 
 def test_bfloat16_walks_in_half_the_bits_and_reports_in_float32(net):
-    from seqdream.dreaming import Engine
+    from seqdream.engine import Engine
     from seqdream.models import borrowed
     d = sd.dream(net, start, sd.score(1), lr=.2, steps=4, precision="bfloat16", keep="last")
     assert d.settings["precision"] == "bfloat16" and torch.allclose(net(d.x), d.activations, atol=1e-5)
@@ -329,8 +329,8 @@ def test_only_float32_says_that_a_target_is_reached(net):
 
 
 def test_precision_none_keeps_float32_where_the_gradient_disagrees(net, monkeypatch):
-    from seqdream import dreaming
-    monkeypatch.setattr(dreaming, "fast_bfloat16", lambda device="cpu": True)
+    from seqdream import engine
+    monkeypatch.setattr(engine, "fast_bfloat16", lambda device="cpu": True)
     class Cliffs(nn.Module):
         "Its gradient hangs on digits that bfloat16 does not have."
         def forward(self, x): return torch.stack([(x * 3000).sin().mean((1, 2)), x.mean((1, 2))], 1)
@@ -339,9 +339,9 @@ def test_precision_none_keeps_float32_where_the_gradient_disagrees(net, monkeypa
         def forward(self, x): return super().forward(self.mix(x))
     plain = nn.Sequential(nn.Flatten(), nn.Linear(60, 2))
     assert sd.dream(plain, start, sd.score(0), steps=1, precision=None).settings["precision"] == "float32", "too small to gain"
-    monkeypatch.setattr(dreaming, "HALF_FROM", 100)
+    monkeypatch.setattr(engine, "HALF_FROM", 100)
     assert sd.dream(plain, start, sd.score(0), steps=1, precision=None).settings["precision"] == "bfloat16"
-    monkeypatch.setattr(dreaming, "HALF_FROM", 0)
+    monkeypatch.setattr(engine, "HALF_FROM", 0)
     assert sd.dream(Rounded(), start, sd.score(0), steps=1, precision=None).settings["precision"] == "float32"
 
 
@@ -359,7 +359,7 @@ def test_bad_engine_settings(net, wrong, says):
 
 def test_each_row_has_the_precision_that_suits_it_whatever_its_neighbours(monkeypatch):
     "Differences of a series far from zero drown in bfloat16's three digits: that row walks in float32, alone and among others."
-    import seqdream.dreaming as engine
+    from seqdream import engine
     monkeypatch.setattr(engine, "fast_bfloat16", lambda device: True); monkeypatch.setattr(engine, "HALF_FROM", 0)
     edge = torch.nn.Conv1d(1, 1, 3, bias=False)
     with torch.no_grad(): edge.weight.copy_(torch.tensor([[[1., 0., -1.]]]))

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from torch import nn
 
 import seqdream as sd
-from seqdream.evaluation import Judge, bootstrap_interval, scramble_phases, twin_series
+from seqdream.verdict import Judge, bootstrap_interval, scramble_phases, twin_series
 from seqdream.objectives import class_margin
 from seqdream.parametrizations import Hold
-from seqdream.transforms import Walk, row_stream, trust_region
+from seqdream.transforms import Walk, row_stream
+from seqdream.grounding import trust_region
 
 quick = settings(max_examples=20, deadline=None)
 
@@ -260,7 +261,7 @@ def test_twins_in_evaluate_and_judges(tiny, tmp_path):
     assert len(table) == 5 and {"margin", "twin_qda", "twin_random", "twin_scrambled", "gain_over_twin", "judge_ROCKET", "judge_spectrum_best_twin"} <= set(table)
     assert np.allclose(table["margin"], class_margin(d.activations, ref, 1), atol=1e-4) and np.allclose(table["twin_scaled"], class_margin(model(twin_series(d, model, ref)["scaled", 1.]).detach(), ref, 1), atol=1e-3)
     with pytest.raises(ValueError, match="pass model="): sd.evaluate(d, ref, twins=True)
-    from seqdream.evaluation import load_judges, save_judges
+    from seqdream.verdict import load_judges, save_judges
     back = load_judges(str(save_judges(judges, tmp_path / "j.safetensors")))
     for a, b in zip(judges, back): assert a.name == b.name and np.allclose(a(new, 1), b(new, 1), atol=1e-4) and abs(np.mean(b(new[y_new == 1], 1)) - 1) < 1e-3
     (tmp_path / "x.safetensors").write_bytes(b"nothing")
@@ -270,7 +271,7 @@ def test_twins_in_evaluate_and_judges(tiny, tmp_path):
 
 def test_twins_judges_are_scikit_learns():
     from sklearn.linear_model import LogisticRegression
-    from seqdream.evaluation import SpectrumClassifier
+    from seqdream.verdict import SpectrumClassifier
     X, y = make(120, t=40, classes=3)
     s = SpectrumClassifier(1, 40, 3); s.learn(X, y, 0)
     f = np.log(np.abs(np.fft.rfft(X[:, 0].double().numpy()))[:, 1:] ** 2 + 1e-3); f = (f - f.mean(0)) / f.std(0, ddof=1)
@@ -451,7 +452,7 @@ def test_judges_need_every_class():
 
 
 def test_untrained_twin_keeps_nothing_learned():
-    from seqdream import evaluation
+    import seqdream.verdict; evaluation = sys.modules["seqdream.verdict"]
     class Attends(torch.nn.Module):
         def __init__(self):
             super().__init__()

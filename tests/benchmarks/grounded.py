@@ -1,4 +1,4 @@
-"""Grounded dreams of FordA, counted: six models, both classes, eighty dreams each, twins and judges; notebook 22_grounded draws it.
+"""Grounded dreams of FordA, counted: six models, both classes, eighty dreams each, twins and judges; notebook 82_grounded draws it.
 
     python tests/benchmarks/grounded.py [--models paper paper-1 ...] [--n 80] [--out grounded.json]
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import seqdream as sd
-from seqdream.evaluation import bootstrap_interval
+from seqdream.verdict import bootstrap_interval
 from seqdream.models import write_whole
 from seqdream.report import train_model
 

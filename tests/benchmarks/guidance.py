@@ -1,4 +1,4 @@
-"""Recommended ranges of Table 1's knobs, from data: a three-level search for FordA and five other sets; notebook 21_speed shows them.
+"""Recommended ranges of Table 1's knobs, from data: a three-level search for FordA and five other sets; notebook 81_speed shows them.
 
     python tests/benchmarks/guidance.py [--out guidance.json] [--root DIR]
 

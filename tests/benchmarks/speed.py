@@ -1,4 +1,4 @@
-"""How fast is a search, and against what? One command, one JSON with the machine's facts; notebook 21_speed draws it.
+"""How fast is a search, and against what? One command, one JSON with the machine's facts; notebook 81_speed draws it.
 
     python tests/benchmarks/speed.py [--quick] [--out speed.json] [--models paper wang]
 
@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 import seqdream as sd
-from seqdream.dreaming import Engine
+from seqdream.engine import Engine
 from seqdream.models import borrowed, write_whole
 from seqdream.penalties import alpha_norm, smoothness, total_variation
 from seqdream.search import SHARD, check_grid
