@@ -8,8 +8,8 @@ __all__ = ['REGIONS', 'TARGETED', 'TREATMENTS', 'per_row', 'check_per_row', 'Obj
            'region_target', 'reach']
 
 # %% ../nbs/20_objectives.ipynb #8a733e25
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Callable
 
 import torch
 from torch import Tensor

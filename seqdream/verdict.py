@@ -9,9 +9,9 @@ __all__ = ['TWINS', 'RADII', 'JUDGES', 'scramble_phases', 'twin_series', 'Spectr
 
 # %% ../nbs/51_verdict.ipynb #43cc87f9
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 import torch

@@ -452,7 +452,9 @@ def test_judges_need_every_class():
 
 
 def test_untrained_twin_keeps_nothing_learned():
-    import seqdream.verdict; evaluation = sys.modules["seqdream.verdict"]
+    import sys
+    import seqdream.verdict
+    evaluation = sys.modules["seqdream.verdict"]
     class Attends(torch.nn.Module):
         def __init__(self):
             super().__init__()

@@ -69,7 +69,7 @@ def linear():
 @pytest.mark.parametrize("c", [0, 1])
 def test_methods_find_the_shape_of_a_linear_model(linear, c):
     model, ref = linear
-    for d in (sd.gradient_ascent(model, ref, c, n=4, steps=20, lr=.05, transforms=()), sd.ellis(model, ref, c, n=4)):
+    for d in (sd.gradient_ascent(model, ref, c, n=4, steps=20, lr=.05, regularisers=()), sd.ellis(model, ref, c, n=4)):
         changed = (d.x - d.start)[:, 0] / (d.x - d.start)[:, 0].norm(dim=1, keepdim=True)
         assert (changed @ model.shapes[c] / model.shapes[c].norm() > .9).all(), d
     d = sd.target_descent(model, ref, c, "max", n=4, lr=.05)
@@ -79,7 +79,7 @@ def test_methods_find_the_shape_of_a_linear_model(linear, c):
 def test_gradient_ascent_is_equation_one(linear):
     model, ref = linear
     lam, lr, steps = .05, .1, 7
-    d = sd.gradient_ascent(model, ref, 0, n=3, steps=steps, lr=lr, lambda_l2=lam, transforms=(), keep="last", precision="float32")
+    d = sd.gradient_ascent(model, ref, 0, n=3, steps=steps, lr=lr, lambda_l2=lam, regularisers=(), keep="last", precision="float32")
     unit, level = ref.X.std(), ref.X.mean()                         # these series are not z-normalised: x counts in their own units
     w, x = model.shapes[0].detach() * unit, (d.start[:, 0] - level) / unit
     fixed = w / (2 * lam)                                           # the maximum of w·x − λ‖x‖², and the closed form of the walk to it
@@ -90,7 +90,7 @@ def test_hidden_layers_climb_along_the_class(linear):
     model = nn.Sequential(nn.Conv1d(1, 6, 5), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(6, 2))
     _, base = linear
     ref = sd.Reference.from_data(model, base.X, base.exemplar_classes, layer="1")
-    d = sd.gradient_ascent(model, ref, 1, n=3, steps=10, lr=.5, transforms=())
+    d = sd.gradient_ascent(model, ref, 1, n=3, steps=10, lr=.5, regularisers=())
     along = ref.means[1] - ref.pooled_mean
     assert ((d.activations - d.start_activations) @ along > 0).all()
     assert len(sd.ellis(model, ref, 1, n=2, steps=2)) == 2 and len(sd.control(model, ref, 1, "highest_real", n=3)) == 3
@@ -133,7 +133,7 @@ def test_figures_of_many_classes_and_of_what_is_off_the_page():
     sd.plot_violins(d[:4] + [far], ref); sd.plot_violins(d[:3], ref, "nearest_distance"); sd.plot_activations(ref)
 
 
-@pytest.mark.parametrize("recipe", [lambda m, r: sd.sequence_dreaming(m, r, 1, n=3, steps=6, lr=1.0, lambda_alpha=1e-3, lambda_beta=1e-3), lambda m, r: sd.target_descent(m, r, 1, n=3, steps=6, lambda_alpha=1e-3), lambda m, r: sd.gradient_ascent(m, r, 1, n=3, steps=6, lambda_l2=.01, transforms=())])
+@pytest.mark.parametrize("recipe", [lambda m, r: sd.sequence_dreaming(m, r, 1, n=3, steps=6, lr=1.0, lambda_alpha=1e-3, lambda_beta=1e-3), lambda m, r: sd.target_descent(m, r, 1, n=3, steps=6, lambda_alpha=1e-3), lambda m, r: sd.gradient_ascent(m, r, 1, n=3, steps=6, lambda_l2=.01, regularisers=())])
 def test_the_unit_of_the_data_does_not_change_a_dream(recipe):
     "Series in other units, a model that takes the units back: the same dreams in those units. Neither set is z-normalised."
     class Rescaled(torch.nn.Module):

@@ -69,7 +69,7 @@ def elsewhere(name) -> dict:
     for c in range(min(ref.n_classes, 4)):
         n = min(8, int((ref.y == c).sum()))
         finished = {m: len(recipe(model, ref, c, n=n)) == n for m, recipe in sd.METHODS.items()}
-        free = sd.gradient_ascent(model, ref, c, n=n, transforms=(), steps=100, lr=.05)
+        free = sd.gradient_ascent(model, ref, c, n=n, regularisers=(), steps=100, lr=.05)
         d = sd.grounded_dreaming(model, ref, c, "max", n=n)
         ratio = lambda d: float((d.activations[:, c] / ref.means[c, c]).median())
         found["classes"][c] = {"finished": finished, "grounded": ratio(d), "ascent": ratio(free), "status": {s: d.status.count(s) for s in set(d.status)}, "percentile": float(np.median(ref.percentile(d.x, c))), "largest_percentile": float(ref.percentile(d.x, c).max())}
