@@ -235,6 +235,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'seqdream.grounding.TrustRegion.__repr__': ( 'grounding.html#trustregion.__repr__',
                                                                                  'seqdream/grounding.py'),
                                     'seqdream.grounding.TrustRegion.check': ('grounding.html#trustregion.check', 'seqdream/grounding.py'),
+                                    'seqdream.grounding.TrustRegion.excess': ('grounding.html#trustregion.excess', 'seqdream/grounding.py'),
+                                    'seqdream.grounding.TrustRegion.inside': ('grounding.html#trustregion.inside', 'seqdream/grounding.py'),
                                     'seqdream.grounding._Typical': ('grounding.html#_typical', 'seqdream/grounding.py'),
                                     'seqdream.grounding._Typical.arrived': ('grounding.html#_typical.arrived', 'seqdream/grounding.py'),
                                     'seqdream.grounding._Typical.loss': ('grounding.html#_typical.loss', 'seqdream/grounding.py'),

@@ -72,8 +72,16 @@ class TrustRegion:
                 f"the trust region has {len(self.anchor)} anchors for {n} rows; give one each"
             )
 
+    def excess(self, x: Tensor) -> Tensor:
+        "Largest distance over its radius, (n,): at most 1 inside."
+        return excess(self, x)
+
+    def inside(self, x: Tensor, anchor: Tensor) -> Tensor:
+        "The series themselves, or near them inside, float64."
+        return pulled_inside(self, x, anchor)
+
     def __call__(self, x: Tensor, walk: Walk) -> Tensor:
-        return pulled_inside(self, x, self.anchor[walk.rows].to(x.device)).to(x)
+        return self.inside(x, self.anchor[walk.rows].to(x.device)).to(x)
 
 # %% ../nbs/41_grounding.ipynb #759cddfe
 def tidy(region: TrustRegion, x: Tensor, anchor: Tensor) -> Tensor:
