@@ -1,7 +1,8 @@
 """What has a time series classifier learned? Activation maximization (Sequence Dreaming) for torch models.
 
 Written by hand, unlike the other modules: each part is imported on first use (PEP 562), so that
-`import seqdream` costs nothing.
+`import seqdream` costs nothing. What is looked up here has its parameters' comments added to its
+docstring (see `seqdream.help`).
 """
 
 import importlib
@@ -13,6 +14,7 @@ _parts = {
     "models": """Adapter FCN InceptionTime NETWORKS PRESETS ResNet accuracy load_model make_model predict
         pretrained_models save_model""",
     "training": "Augment fit plot_history",
+    "help": "",
     "activations": "Probe",
     "reference": "Reference load_pretrained",
     "objectives": """Objective REGIONS class_margin climb direction margin reach region_target score
@@ -41,7 +43,11 @@ __all__ = sorted(_where)
 
 def __getattr__(name):
     if name in _where:
+        from .help import with_help
+
         value = getattr(importlib.import_module(f"{__name__}.{_where[name]}"), name)
+        if str(getattr(value, "__module__", "")).partition(".")[0] == __name__:
+            value = with_help(value)
     elif name in _parts:
         value = importlib.import_module(f"{__name__}.{name}")
     elif name == "__version__":
