@@ -24,7 +24,7 @@ setup(
     python_requires=f">={settings['min_python']}",
     packages=["seqdream"],
     include_package_data=False,  # package_data says it all; else setuptools takes zoo/ for a package
-    package_data={"seqdream": ["zoo/*.safetensors", "zoo/*.json"]},
+    package_data={"seqdream": ["zoo/*.safetensors", "zoo/*.json", "templates/*", "static/*"]},
     install_requires=lines(settings["requirements"]),
     extras_require={key.removeprefix("extras_"): lines(value) for key, value in settings.items() if key.startswith("extras_")},
     entry_points={"console_scripts": lines(settings["console_scripts"]), "nbdev": ["seqdream=seqdream._modidx:d"]},

@@ -551,7 +551,7 @@ def check_setting(s: Setting) -> None:
         if hasattr(part, "check"):
             part.check(n)
 
-
+# %% ../nbs/31_dreaming.ipynb #927710ff
 def warn_of_softmax(probe: Probe) -> None:
     "A Softmax at the end hides the scores that a dream climbs."
     last = list(probe.model.modules())[-1] if probe.layer is None else probe.layer
@@ -595,30 +595,6 @@ def dream(
     Raises: ValueError or TypeError for whatever does not fit, before the first step.
     Source: Schlegel, Keim & Sutter 2024 (arXiv 2408.10628), Eq. 1 to 4, by choice of ingredients.
     """
-    start = check_series(start, constant=True, name="start")
-    return run(
-        Setting(
-            model,
-            start,
-            objective,
-            parametrization,
-            penalties,
-            transforms,
-            optimizer,
-            lr,
-            steps,
-            seed,
-            layer,
-            keep,
-            snapshots,
-            callback,
-            escape,
-            jitter,
-            device,
-            progress,
-            precision,
-            micro_batch,
-            streams,
-            settings,
-        )
-    )
+    given = dict(locals())  # every argument under its name, as `Setting` wants them
+    given["start"] = check_series(start, constant=True, name="start")
+    return run(Setting(**given))

@@ -20,7 +20,7 @@ def project_files():
     "What a commit would hold, so that a file which git ignores cannot slip into the wheel; all but outputs where there is no git."
     done = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True)
     if done.returncode == 0 and done.stdout: return [name for name in done.stdout.split("\0") if (ROOT / name).is_file()]
-    return [p.relative_to(ROOT) for p in [*ROOT.glob("*"), *ROOT.glob("seqdream/*.py"), *ROOT.glob("seqdream/zoo/*")] if p.is_file()]
+    return [p.relative_to(ROOT) for p in [*ROOT.glob("*"), *ROOT.glob("seqdream/*.py"), *ROOT.glob("seqdream/zoo/*"), *ROOT.glob("seqdream/templates/*"), *ROOT.glob("seqdream/static/*")] if p.is_file()]
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +94,9 @@ def test_modules_import_only_from_those_above():
         used = {n.module for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.level == 1}
         later = [u for u in used if order.index(u) >= order.index(path.stem)]
         assert not later, f"{path.stem} imports {later}"
+
+
+def test_wheel_carries_templates_and_static_files(wheel):
+    kept = [p for part in ("templates", "static") for p in (ROOT / "seqdream" / part).glob("*")]
+    assert {"report.html.j2", "report.css"} <= {p.name for p in kept}
+    assert {f"seqdream/{p.parent.name}/{p.name}" for p in kept} <= set(wheel.namelist())
