@@ -1,4 +1,4 @@
-"""What has a time series classifier learned? Activation maximization (Sequence Dreaming) for torch models.
+"""What has a time series classifier learned? Activation maximization for torch models.
 
 Written by hand, unlike the other modules: each part is imported on first use (PEP 562), so that
 `import seqdream` costs nothing. What is looked up here has its parameters' comments added to its
@@ -11,8 +11,8 @@ from types import ModuleType
 
 _parts = {
     "data": "Dataset Physical available_datasets check_series load_dataset z_normalise",
-    "models": """Adapter FCN InceptionTime NETWORKS PRESETS ResNet accuracy load_model make_model predict
-        pretrained_models save_model""",
+    "models": """Adapter FCN InceptionTime NETWORKS PRESETS ResNet accuracy load_model make_model
+        predict pretrained_models save_model""",
     "training": "Augment fit plot_history",
     "help": "",
     "activations": "Probe",
@@ -72,7 +72,7 @@ def __dir__():
 
 
 class _Package(ModuleType):
-    "A part that shares its name with a function in it, as `verdict` does, never hides the function."
+    "A part that has the name of a function in it, as `verdict` does, never hides the function."
 
     def __setattr__(self, name, value):
         if not (name in _where and isinstance(value, ModuleType)):

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STATUS', 'PER_ROW', 'PATIENCE', 'PROGRESS', 'OPTIMIZERS', 'SNAPSHOTS', 'MOST_NUMBERS', 'RESERVED', 'Dreams', 'Rows',
-           'Answer', 'record_step', 'keep_best', 'count_stall', 'apply_callback', 'Setting', 'Loop', 'ask', 'judge',
-           'woken', 'gradient_of', 'move', 'take_steps', 'described', 'so_far', 'finished', 'run', 'check_ingredients',
-           'check_setting', 'warn_of_softmax', 'dream']
+           'statuses', 'Answer', 'record_step', 'keep_best', 'count_stall', 'apply_callback', 'Setting', 'Loop', 'ask',
+           'judge', 'woken', 'gradient_of', 'move', 'take_steps', 'described', 'so_far', 'finished', 'run',
+           'check_ingredients', 'check_setting', 'warn_of_softmax', 'dream']
 
 # %% ../nbs/31_dreaming.ipynb #5ffb263d
 import warnings
@@ -136,7 +136,7 @@ class Rows:
         self.overshot = no.clone()  # is the activation beyond the target?
         self.moved = no.clone()  # has there ever been a gradient?
         self.escaped = no.clone()  # was one made up, see `leaky_backward`?
-        self.history = {}
+        self.history = {}  # name -> a line per step
         self.snapshots = {}
 
     def going(self) -> Tensor:
@@ -149,10 +149,12 @@ class Rows:
             self.status[i] = status
         self.live[rows] = False
 
-    def statuses(self) -> list[str]:
-        "As `status`, and `saturated` for rows that still walk but have stalled for `PATIENCE`."
-        resting = (self.live & (self.stalled >= PATIENCE)).tolist()
-        return ["saturated" if r else s for r, s in zip(resting, self.status, strict=True)]
+# %% ../nbs/31_dreaming.ipynb #656c5186
+def statuses(s: Rows) -> list[str]:
+    "As kept, and `saturated` for rows that still walk but have stalled for `PATIENCE`."
+    resting = (s.live & (s.stalled >= PATIENCE)).tolist()
+    pairs = zip(resting, s.status, strict=True)
+    return ["saturated" if rests else status for rests, status in pairs]
 
 # %% ../nbs/31_dreaming.ipynb #f2d39b40
 @dataclass(frozen=True, eq=False)
@@ -311,7 +313,11 @@ def ask(
     return Answer(rows, some, z, loss.sum(), x.detach()[:m].float().cpu(), lines, shaken)
 
 # %% ../nbs/31_dreaming.ipynb #75f5c72a
-def judge(loop: Loop, step: int, answer: Answer) -> None:
+def judge(
+    loop: Loop,  # the walk under way
+    step: int,  # from 0
+    answer: Answer,  # of some of its rows
+) -> None:
     """Who has arrived, who has diverged, who goes on; all of it written down.
 
     Where the walk is in bfloat16 only the model itself may say that a row has arrived."""
@@ -464,7 +470,7 @@ def so_far(loop: Loop) -> Dreams:
     last = {name: lines[-1][None] for name, lines in s.history.items()}
     none = torch.zeros(0)
     return Dreams(
-        s.x.clone(), s.a.clone(), none, none, s.statuses(), s.steps.clone(), last, dict(s.snapshots)
+        s.x.clone(), s.a.clone(), none, none, statuses(s), s.steps.clone(), last, dict(s.snapshots)
     )
 
 
@@ -476,7 +482,7 @@ def finished(loop: Loop) -> Dreams:
         s.a,
         loop.setting.start,
         loop.engine.start_activations,
-        s.statuses(),
+        statuses(s),
         s.steps,
         {name: torch.stack(lines) for name, lines in s.history.items()},
         s.snapshots,
@@ -567,7 +573,7 @@ def dream(
     model: nn.Module,  # takes `(n, channels, timepoints)`; left exactly as it was
     start: ArrayLike,  # series to begin from; one row of the result each
     objective: Objective,  # what to reach, e.g. `score(0)` or `reach(ref, 1, "max")`
-    parametrization=Time(),  # how a series is written down, e.g. `Fourier(n_timepoints)`
+    parametrization: object = Time(),  # how a series is written down, e.g. `Fourier(n_timepoints)`
     penalties: Sequence = (),  # callables (x, rows) -> loss per row, with a `label`
     transforms: Sequence = (),  # callables (x, walk) -> x, with `on` = "iterate" or "gradient"
     optimizer: str | Callable = "sgd",  # or "adam", or [parameter] -> torch optimizer of rate 1
@@ -580,7 +586,7 @@ def dream(
     snapshots: Sequence[int] = SNAPSHOTS,  # steps whose series are kept
     callback: Callable | None = None,  # (step, dreams) -> True to stop, or a mask of rows to stop
     escape: bool = False,  # where the gradient is zero, see `leaky_backward`
-    jitter=None,  # ask the model about noisy copies at first, see `Jitter`
+    jitter: object = None,  # ask the model about noisy copies at first, see `Jitter`
     device: "str | torch.device | None" = None,  # where to work; None: where the model is
     progress: bool = False,  # show a progress bar
     precision: str | None = None,  # of the walk: "float32", "bfloat16"; None: what suits each row

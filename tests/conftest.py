@@ -1,4 +1,5 @@
-"""What several tests share."""
+"""What several tests share: one number of threads, one seed, the small model, FordA's mark."""
+
 import os
 
 import pytest
@@ -15,17 +16,22 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     "Without FordA's raw files the tests that need them are skipped, by name."
-    if has_dataset("FordA"): return
+    if has_dataset("FordA"):
+        return
+    skipped = pytest.mark.skip(reason="FordA's raw files are not in $SEQDREAM_DATA")
     for item in items:
-        if item.get_closest_marker("forda"): item.add_marker(pytest.mark.skip(reason="FordA's raw files are not in $SEQDREAM_DATA"))
+        if item.get_closest_marker("forda"):
+            item.add_marker(skipped)
 
 
 @pytest.fixture(autouse=True)
-def same_numbers_every_time(): torch.manual_seed(0)
+def same_numbers_every_time():
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def small():
     "The bundled small model and its reference."
     import seqdream as sd
+
     return sd.load_pretrained("FordA", "paper")

@@ -2,7 +2,10 @@
 
     python tests/notebooks.py run [NOTEBOOK ...]   execute in place, outputs kept and clean
     python tests/notebooks.py readme               write README.md and its pictures
+
+Without a name `run` takes every notebook of the library.
 """
+
 import os
 import re
 import secrets
@@ -27,69 +30,132 @@ class NotebookError(Exception):
 
 
 class OwnKernel(AsyncKernelManager):
-    "The kernel of the Python that runs this, whatever else is registered under its name; it talks through socket files, so that parallel runs never race for a port."
+    """The kernel of the Python that runs this, whatever else is registered under its name.
+
+    It talks through socket files, so that parallel runs never race for a port.
+    """
+
     @default("transport")
-    def _socket_files(self): return "ipc"
+    def _socket_files(self):
+        return "ipc"
 
     @default("connection_file")
-    def _own_file(self): return os.path.join(tempfile.gettempdir(), f"notebook-{os.getpid()}-{secrets.token_hex(4)}.json")
+    def _own_file(self):
+        name = f"notebook-{os.getpid()}-{secrets.token_hex(4)}.json"
+        return os.path.join(tempfile.gettempdir(), name)
 
     @property
     def kernel_spec(self):
-        return KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"], display_name="Python 3", language="python")
+        launcher = [sys.executable, "-m", "ipykernel_launcher"]
+        argv = [*launcher, "-f", "{connection_file}", "--log-level=ERROR"]
+        return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
 
 def find(folder=NBS) -> list[Path]:
     "All notebooks of a folder, by name."
-    return sorted(p for p in Path(folder).glob("*.ipynb"))
+    return sorted(Path(folder).glob("*.ipynb"))
 
 
 def _name(path, index=None, cell=None) -> str:
-    if cell is None: return f"{Path(path).name}, before its first cell"
-    first = next((line for line in cell.source.splitlines() if line.strip() and not line.startswith("#|")), "")
+    "What people call a cell: its notebook, its number, its first line."
+    if cell is None:
+        return f"{Path(path).name}, before its first cell"
+    written = [line for line in cell.source.splitlines() if line.strip()]
+    first = next((line for line in written if not line.startswith("#|")), "")
     return f"{Path(path).name}, cell {index}: {first[:80]}"
 
 
+def _environment() -> dict:
+    "Of a kernel: this checkout first on the path, one thread, no progress bars."
+    inherited = os.environ.get("PYTHONPATH")
+    path = [str(ROOT), inherited] if inherited else [str(ROOT)]
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    own = {"OMP_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(path), "TQDM_DISABLE": "1"}
+    return os.environ | own
+
+
+def _noise(cell) -> str:
+    "What a cell wrote to standard error."
+    streams = [o for o in cell.outputs if o.output_type == "stream"]
+    return "".join(o.text for o in streams if o.name == "stderr")
+
+
 def run(path, timeout: int = 600, cwd=NBS):
-    "The executed notebook; `NotebookError` names the cell that fails. The file itself is left alone."
+    """The executed notebook; `NotebookError` names the cell that fails.
+
+    The file itself is left alone.
+    """
     nb = nbformat.read(path, 4)
     started = {}
-    def watch(cell, cell_index, **_): started.update(index=cell_index, cell=cell)
-    env = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])), "TQDM_DISABLE": "1"}
-    client = NotebookClient(nb, timeout=timeout, kernel_manager_class=OwnKernel, resources={"metadata": {"path": str(cwd)}}, on_cell_start=watch)
-    try: client.execute(env=env)
+
+    def watch(cell, cell_index, **_):
+        started.update(index=cell_index, cell=cell)
+
+    client = NotebookClient(
+        nb,
+        timeout=timeout,
+        kernel_manager_class=OwnKernel,
+        resources={"metadata": {"path": str(cwd)}},
+        on_cell_start=watch,
+    )
+    try:
+        client.execute(env=_environment())
     except CellExecutionError as e:
-        raise NotebookError(f"{_name(path, **started)}\n{ESCAPES.sub('', e.traceback)[-3000:]}") from None
+        trace = ESCAPES.sub("", e.traceback)[-3000:]
+        raise NotebookError(f"{_name(path, **started)}\n{trace}") from None
     except (CellTimeoutError, TimeoutError):
         raise NotebookError(f"{_name(path, **started)}\nmore than {timeout} s") from None
     except DeadKernelError as e:
         raise NotebookError(f"{_name(path, **started)}\nthe process died: {e}") from None
-    noise = [(i, c, "".join(o.text for o in c.outputs if o.output_type == "stream" and o.name == "stderr")) for i, c in enumerate(nb.cells) if c.cell_type == "code"]
-    for i, cell, text in noise:
-        if text.strip(): raise NotebookError(f"{_name(path, i, cell)}\nwrote to standard error: {text[-1500:]}")
+    for i, cell in enumerate(nb.cells):
+        text = _noise(cell) if cell.cell_type == "code" else ""
+        if text.strip():
+            raise NotebookError(f"{_name(path, i, cell)}\nwrote to standard error: {text[-1500:]}")
     return nb
+
+
+def _clean_output(out, number: int):
+    "An output without its changing parts."
+    out.pop("execution_count", None)
+    if out.output_type == "execute_result":
+        out["execution_count"] = number
+    if "metadata" in out:
+        out.metadata = {}
+    data = out.get("data", {})
+    if "image/png" in data:
+        data.pop("text/plain", None)
+    if "text/html" in data:
+        data["text/html"] = _stable_ids(data["text/html"])
+    if "style.Styler at" in data.get("text/plain", ""):
+        data.pop("text/plain")
+
+
+def _merged(outputs) -> list:
+    "Streams that follow each other become one."
+    found = []
+    for out in outputs:
+        both = out.output_type == "stream" and found and found[-1].output_type == "stream"
+        if both:
+            found[-1].text += out.text
+        else:
+            found.append(out)
+    return found
 
 
 def clean(nb):
     "Without what changes from run to run and tells a reader nothing."
-    done = 0
     for cell in nb.cells:
         cell.metadata = {}
-        if cell.cell_type != "code": continue
-        cell.execution_count = done = done + 1  # as a run from top to bottom numbers them
-        merged = []
+    code = [cell for cell in nb.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, 1):  # as a run from top to bottom numbers them
+        cell.execution_count = number
         for out in cell.outputs:
-            out.pop("execution_count", None)
-            if out.output_type == "execute_result": out["execution_count"] = done
-            if "metadata" in out: out.metadata = {}
-            if merged and out.output_type == "stream" and merged[-1].output_type == "stream": merged[-1].text += out.text
-            else: merged.append(out)
-            data = out.get("data", {})
-            if "image/png" in data: data.pop("text/plain", None)
-            if "text/html" in data: data["text/html"] = _stable_ids(data["text/html"])
-            if "text/plain" in data and "style.Styler at" in data["text/plain"]: data.pop("text/plain")
-        cell.outputs = merged
-    nb.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
+            _clean_output(out, number)
+        cell.outputs = _merged(cell.outputs)
+    nb.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
     return nb
 
 
@@ -101,7 +167,8 @@ def _stable_ids(html: str) -> str:
 def write_whole(path: Path, data: bytes):
     "Write aside, then rename."
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    with os.fdopen(handle, "wb") as f: f.write(data)
+    with os.fdopen(handle, "wb") as f:
+        f.write(data)
     os.chmod(aside, 0o644)
     os.replace(aside, path)
 
@@ -109,36 +176,51 @@ def write_whole(path: Path, data: bytes):
 def run_in_place(path):
     "Execute, clean and store."
     nb = clean(run(path))
-    write_whole(Path(path), (nbformat.writes(nb, 4, indent=1).rstrip("\n") + "\n").encode())
+    text = nbformat.writes(nb, 4, indent=1).rstrip("\n") + "\n"
+    write_whole(Path(path), text.encode())
+
+
+HIDDEN = re.compile(r"#\|\s*(hide|default_exp)\s*$")
+WITHOUT_INPUT = {"enabled": True, "remove_input_tags": {"remove_input"}}
+MADE = "<!-- Made from nbs/index.ipynb by `make readme`; edit there. -->\n"
 
 
 def readme(notebook=NBS / "index.ipynb") -> tuple[str, dict]:
     "README.md and its pictures (name -> bytes), from the stored notebook."
     from nbconvert import MarkdownExporter
+
     nb = nbformat.read(notebook, 4)
-    nb.cells = [c for c in nb.cells if not re.match(r"#\|\s*(hide|default_exp)\s*$", c.source.split("\n")[0])]
+    nb.cells = [c for c in nb.cells if not HIDDEN.match(c.source.split("\n")[0])]
     for c in nb.cells:
         c.metadata["tags"] = ["remove_input"] if c.source.startswith("#| echo: false") else []
-        if c.cell_type == "code": c.outputs = [_only_best(o) for o in c.outputs]
-    exporter = MarkdownExporter(config={"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"remove_input"}}})
-    text, resources = exporter.from_notebook_node(nb, {"output_files_dir": "nbs/figures", "unique_key": "README"})
-    text = re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.splitlines())).strip() + "\n"
-    return "<!-- Made from nbs/index.ipynb by `make readme`; edit there. -->\n" + text, resources["outputs"]
+        if c.cell_type == "code":
+            c.outputs = [_only_best(o) for o in c.outputs]
+    exporter = MarkdownExporter(config={"TagRemovePreprocessor": WITHOUT_INPUT})
+    where = {"output_files_dir": "nbs/figures", "unique_key": "README"}
+    text, resources = exporter.from_notebook_node(nb, where)
+    text = "\n".join(line.rstrip() for line in text.splitlines())
+    text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return MADE + text, resources["outputs"]
 
 
 def _only_best(out):
     "An output shows as a picture where it has one, else as text: GitHub strips a table's style."
     data = out.get("data", {})
-    if "image/png" in data: out.data = {"image/png": data["image/png"]}
-    elif "text/markdown" in data: out.data = {"text/markdown": data["text/markdown"]}
-    elif "text/plain" in data: out.data = {"text/plain": data["text/plain"]}
+    if "image/png" in data:
+        out.data = {"image/png": data["image/png"]}
+    elif "text/markdown" in data:
+        out.data = {"text/markdown": data["text/markdown"]}
+    elif "text/plain" in data:
+        out.data = {"text/plain": data["text/plain"]}
     return out
 
 
 def write_readme():
     "README.md and nbs/figures."
     text, pictures = readme()
-    for old in set((NBS / "figures").glob("README_*")) - {ROOT / name for name in pictures}: old.unlink()
+    kept = {ROOT / name for name in pictures}
+    for old in set((NBS / "figures").glob("README_*")) - kept:
+        old.unlink()
     for name, data in pictures.items():
         (ROOT / name).parent.mkdir(exist_ok=True)
         write_whole(ROOT / name, data)
@@ -151,5 +233,7 @@ if __name__ == "__main__":
         for path in [Path(n).resolve() for n in names] or find():
             print(path.name, flush=True)
             run_in_place(path)
-    elif command == "readme": write_readme()
-    else: sys.exit(__doc__)
+    elif command == "readme":
+        write_readme()
+    else:
+        sys.exit(__doc__)
