@@ -28,7 +28,8 @@ _parts = {
     "methods": """CONTROLS METHODS control ellis gradient_ascent median_spectrum sequence_dreaming
         starting_series target_descent without_loss""",
     "grounding": "Band Jitter TrustRegion band grounded_dreaming trust_region typical",
-    "search": "PAPER_GRID Search grid_search judge paper_grid",
+    "grid": "PAPER_GRID paper_grid",
+    "search": "Search grid_search judge",
     "evaluation": "distance_table evaluate frequency_importance",
     "verdict": """compare distinct_modes load_judges scramble_phases train_judges verdict""",
     "figures": """plot_activations plot_dreams plot_path plot_projection plot_search plot_spectra

@@ -16,7 +16,6 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -72,13 +71,7 @@ class Dreams:
         )
 
     def __repr__(self):
-        counts = [f"{self.status.count(s)} {s}" for s in STATUS if s in self.status]
-        method = self.settings.get("method", "dream")
-        how = f"{method}: {self.settings.get('objective', '')}; {', '.join(counts)}"
-        points = f"{self.x.shape[1]} × {self.x.shape[2]} points"
-        most = int(self.steps.max()) if len(self) else 0
-        plural = "" if len(self) == 1 else "s"
-        return f"{len(self)} dream{plural} of {points} by {how}; {most} steps at most"
+        return _summary(self)
 
     def save(self, path: str | Path) -> Path:
         "One safetensors file, written whole; float32, settings as JSON."
@@ -94,6 +87,17 @@ class Dreams:
         return _read_dreams(path)
 
 # %% ../nbs/31_dreaming.ipynb #1fb7a0ec
+def _summary(d: "Dreams") -> str:
+    "What a set of dreams prints."
+    counts = [f"{d.status.count(s)} {s}" for s in STATUS if s in d.status]
+    method = d.settings.get("method", "dream")
+    how = f"{method}: {d.settings.get('objective', '')}; {', '.join(counts)}"
+    points = f"{d.x.shape[1]} × {d.x.shape[2]} points"
+    most = int(d.steps.max()) if len(d) else 0
+    plural = "" if len(d) == 1 else "s"
+    return f"{len(d)} dream{plural} of {points} by {how}; {most} steps at most"
+
+
 def _under(tensors: dict, prefix: str) -> dict:
     "The tensors whose names begin with `prefix`, under the rest of their names."
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -189,7 +193,8 @@ def record_step(s: Rows, step: int, answer: Answer) -> None:
 def keep_best(s: Rows, step: int, answer: Answer, arrived: Tensor, last: bool) -> None:
     """Keep the series of lowest loss, one that has arrived, or (`last`) the latest.
 
-    Answers to noise say nothing about the series: while there is noise the latest is kept."""
+    Answers to noise say nothing about the series: while there is noise the latest is kept.
+    """
     fine = answer.fine
     loss = torch.where(answer.shaken, float("inf"), answer.lines["loss"])
     better = fine & (loss < s.loss[answer.rows])
@@ -320,7 +325,8 @@ def judge(
 ) -> None:
     """Who has arrived, who has diverged, who goes on; all of it written down.
 
-    Where the walk is in bfloat16 only the model itself may say that a row has arrived."""
+    Where the walk is in bfloat16 only the model itself may say that a row has arrived.
+    """
     s = loop.rows
     objective = loop.setting.objective
     rows = answer.rows
@@ -513,13 +519,14 @@ RESERVED = ("loss", "objective", "activation")  # names of the history that no p
 def check_ingredients(penalties: Sequence, transforms: Sequence) -> None:
     "Refuse what is no penalty or no transform, and two penalties with one name."
     for p in penalties:
-        if not callable(p) or not isinstance(getattr(p, "label", None), str):
+        named = isinstance(getattr(p, "label", None), str)
+        if isinstance(p, type) or not callable(p) or not named:
             raise TypeError(
                 f"penalties: {p!r} is no penalty; "
                 "give a callable (x, rows) -> loss per row that has a `label`"
             )
     for t in transforms:
-        if not callable(t) or not hasattr(t, "on"):
+        if isinstance(t, type) or not callable(t) or not hasattr(t, "on"):
             raise TypeError(
                 f"transforms: {t!r} is no transform; "
                 "give a callable (x, walk) -> x with `on` = 'iterate' or 'gradient'"
@@ -571,7 +578,7 @@ def warn_of_softmax(probe: Probe) -> None:
 # %% ../nbs/31_dreaming.ipynb #da85ba64
 def dream(
     model: nn.Module,  # takes `(n, channels, timepoints)`; left exactly as it was
-    start: ArrayLike,  # series to begin from; one row of the result each
+    start: Tensor,  # series to begin from; one row of the result each
     objective: Objective,  # what to reach, e.g. `score(0)` or `reach(ref, 1, "max")`
     parametrization: object = Time(),  # how a series is written down, e.g. `Fourier(n_timepoints)`
     penalties: Sequence = (),  # callables (x, rows) -> loss per row, with a `label`

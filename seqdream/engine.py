@@ -38,7 +38,8 @@ def _plain(m: nn.Module) -> bool:
 def _traced(model: nn.Module) -> Iterator[dict]:
     """What convolutions and batch norms take and give meanwhile, as nodes of autograd's graph.
 
-    Yields module -> list of (node of its first argument, node of its answer)."""
+    Yields module -> list of (node of its first argument, node of its answer).
+    """
     passes = {m: [] for m in model.modules() if _plain(m)}
     thread = threading.get_ident()
 
@@ -75,7 +76,8 @@ def _foldable(passes: dict, end) -> list[tuple[nn.Module, nn.Module]]:
     """(Convolution, batch norm) where the one feeds the other and nothing else.
 
     Read from autograd's graph, from `end` backwards: an in-place ReLU between the two would leave
-    the tensor the same, but not the node."""
+    the tensor the same, but not the node.
+    """
     made = {}
     took = {}
     for m, nodes in passes.items():
@@ -112,7 +114,8 @@ def fold_batch_norm(
 ) -> int:  # how many
     """Put batch norms into the convolutions before them.
 
-    In eval mode both are affine, and the layer's answers stay the same, up to rounding."""
+    In eval mode both are affine, and the layer's answers stay the same, up to rounding.
+    """
     names = {m: name for name, m in probe.model.named_modules()}
     with torch.enable_grad(), _traced(probe.model) as passes:
         a = probe.raw(x[:1].detach().clone().requires_grad_())
@@ -123,7 +126,8 @@ def _flat_conv(conv: nn.Conv1d) -> None:
     """Let a Conv1d compute as a channels-last Conv2d of height one.
 
     That is the layout that bfloat16 units are fed from, and narrow float32 convolutions are a third
-    faster in it."""
+    faster in it.
+    """
     if conv.padding_mode != "zeros" or not _plain(conv):
         return
     weight = conv.weight.detach()[:, :, None].contiguous(memory_format=torch.channels_last)
@@ -157,7 +161,8 @@ class _Affine(nn.Module):
 def _same_layout(m, args, out: Tensor) -> None:
     """Hand a ReLU gradients that lie in memory as its answer does.
 
-    Measured: mixed layouts take twenty times as long."""
+    Measured: mixed layouts take twenty times as long.
+    """
     if not out.requires_grad:
         return
     size = out.size()
@@ -244,7 +249,8 @@ def check_answer(
 ) -> Tensor:  # the same
     """A model that answers NaN or inf is named before the walk begins.
 
-    Raises: ValueError."""
+    Raises: ValueError.
+    """
     if not torch.isfinite(a).all():
         raise ValueError(
             "the model answers NaN or inf to the start; "
@@ -261,11 +267,12 @@ def _micro_batches(engine: "Engine", rows: Tensor) -> Iterator[tuple[Tensor, Ten
             some = torch.cat([part, part[-1:].expand(engine.size - len(part))])
         yield part, some
 
-
+# %% ../nbs/30_engine.ipynb #f13646ec
 def _first_answers(engine: "Engine", start: Tensor, gradients: bool) -> tuple[list[Said], list]:
     """What the model itself says to the start, a micro-batch each; and names of pairs to fold.
 
-    The first comes with its gradient and shows the graph; the others if `gradients`."""
+    The first comes with its gradient and shows the graph; the others if `gradients`.
+    """
     model = engine.exact.model
     said = []
     pairs = []
@@ -297,9 +304,43 @@ def _agree_in_half(engine: "Engine", start: Tensor, said: list[Said]) -> Tensor:
         found.append(exact.agrees(half.first(len(part)), 0.1, 0.98))
     return torch.cat(found)
 
+# %% ../nbs/30_engine.ipynb #a159f4f0
+def _make_copy(engine: "Engine", start: Tensor, precision: str | None) -> None:
+    "Ask the model about the start, copy it, and see which rows the copy may answer, and how."
+    probe = engine.exact
+    n_weights = sum(p.numel() for p in probe.model.parameters())
+    try_half = precision is None and n_weights >= HALF_FROM and fast_bfloat16(engine.device)
+    said, pairs = _first_answers(engine, start, gradients=try_half)
+    engine.start_activations = check_answer(torch.cat([one.a for one in said]).cpu())
+    engine.half = torch.full((len(start),), precision == "bfloat16")  # rows that walk in bfloat16
+    engine.quick, engine.folded = _private_copy(probe, pairs)
+    if precision == "bfloat16":
+        return
+    alike = said[0].first(1).agrees(_said(engine.quick.pooled, start[:1]), 1e-3, 0.999)
+    if not alike.all():  # the copy must give the answers of the model it was made from
+        engine.quick = probe
+        engine.folded = 0
+    elif try_half:
+        engine.half = _agree_in_half(engine, start, said)
+
+
+def _set_up(engine: "Engine", start: Tensor, precision: str | None, micro_batch) -> None:
+    "Refuse a precision that there is not, and a micro-batch of no rows; then make the copy."
+    if precision not in (None, *PRECISIONS):
+        raise ValueError(f"precision={precision!r}: {', '.join(PRECISIONS)}, or None")
+    if micro_batch is not None and (type(micro_batch) is not int or micro_batch < 1):
+        raise ValueError(f"micro_batch={micro_batch!r}: a whole number of rows, or None")
+    fits = ROWS_AT_ONCE if engine.device.type == "cpu" else ROWS_AT_ONCE_GPU
+    engine.padded = micro_batch is not None
+    engine.size = micro_batch or fits
+    _make_copy(engine, start, precision)
+
 # %% ../nbs/30_engine.ipynb #384f6ec0
 class Engine:
-    "Answers of a borrowed model's layer and their gradient, as fast as this machine gives them."
+    """Answers of a borrowed model's layer and their gradient, as fast as this machine gives them.
+
+    Raises: ValueError for series the model does not take or answers with NaN, and bad settings.
+    """
 
     def __init__(
         self,
@@ -308,28 +349,9 @@ class Engine:
         precision: str | None = None,  # of the walk: one of `PRECISIONS`; None: what suits each row
         micro_batch: int | None = None,  # rows at once, padded to it; None: what fits, not padded
     ):
-        if precision not in (None, *PRECISIONS):
-            raise ValueError(f"precision={precision!r}: {', '.join(PRECISIONS)}, or None")
-        if micro_batch is not None and (type(micro_batch) is not int or micro_batch < 1):
-            raise ValueError(f"micro_batch={micro_batch!r}: a whole number of rows, or None")
         self.exact = probe
         self.device = start.device
-        self.padded = micro_batch is not None
-        self.size = micro_batch or (ROWS_AT_ONCE if self.device.type == "cpu" else ROWS_AT_ONCE_GPU)
-        n_weights = sum(p.numel() for p in probe.model.parameters())
-        try_half = precision is None and n_weights >= HALF_FROM and fast_bfloat16(self.device)
-        said, pairs = _first_answers(self, start, gradients=try_half)
-        self.start_activations = check_answer(torch.cat([one.a for one in said]).cpu())
-        self.half = torch.full((len(start),), precision == "bfloat16")  # rows that walk in bfloat16
-        self.quick, self.folded = _private_copy(probe, pairs)
-        if precision == "bfloat16":
-            return
-        alike = said[0].first(1).agrees(_said(self.quick.pooled, start[:1]), 1e-3, 0.999)
-        if not alike.all():  # the copy must give the answers of the model it was made from
-            self.quick = probe
-            self.folded = 0
-        elif try_half:
-            self.half = _agree_in_half(self, start, said)
+        _set_up(self, start, precision, micro_batch)
 
     def __call__(
         self,
@@ -353,20 +375,30 @@ class Engine:
         rows: Tensor,  # row numbers
     ) -> Iterator[tuple[Tensor, Tensor]]:
         "Micro-batches of rows of one precision, and the same padded."
-        for some in (rows[self.half[rows]], rows[~self.half[rows]]):
-            if len(some):
-                yield from _micro_batches(self, some)
+        return _parts(self, rows)
 
     def reported(
         self,
         x: Tensor,  # series, (n, channels, timepoints)
     ) -> Tensor:  # activations (n, features), float32, on the CPU
         "What the model itself answers in float32, without gradient."
-        found = []
-        with torch.no_grad():
-            for part, some in _micro_batches(self, torch.arange(len(x))):
-                found.append(self.exact.pooled(x[some.to(x.device)])[: len(part)])
-        return torch.cat(found).float().cpu()
+        return _reported(self, x)
+
+# %% ../nbs/30_engine.ipynb #0f16ffba
+def _parts(engine: Engine, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    "See `Engine.parts`."
+    for some in (rows[engine.half[rows]], rows[~engine.half[rows]]):
+        if len(some):
+            yield from _micro_batches(engine, some)
+
+
+def _reported(engine: Engine, x: Tensor) -> Tensor:
+    "See `Engine.reported`."
+    found = []
+    with torch.no_grad():
+        for part, some in _micro_batches(engine, torch.arange(len(x))):
+            found.append(engine.exact.pooled(x[some.to(x.device)])[: len(part)])
+    return torch.cat(found).float().cpu()
 
 # %% ../nbs/30_engine.ipynb #39de5b4e
 class _LeakyStep(torch.autograd.Function):
@@ -383,7 +415,10 @@ class _LeakyStep(torch.autograd.Function):
 
 
 class leaky_backward(TorchFunctionMode):
-    "While active, every ReLU, as module or function, passes a tenth of the gradient where it is off."
+    """While active, every ReLU, as module or function, is leaky in its backward pass.
+
+    Where it is off it lets a tenth of the gradient through; what it answers stays the same.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in (F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_):

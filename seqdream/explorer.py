@@ -449,7 +449,7 @@ def controls(
         "method": W.Dropdown(options=list(RECIPES), value=FIRST.family),
         "region": W.ToggleButtons(options=list(regions), tooltips=list(regions.values())),
         "k": W.Text(continuous_update=False, **hint),
-        "start": W.Dropdown(options=STARTS, value=given["start"]),
+        "start": W.Dropdown(options=list(STARTS), value=given["start"]),
         "seed": W.IntText(value=given["seed"]),
     }
     for name in ("method", "k", "start", "seed"):

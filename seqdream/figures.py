@@ -173,7 +173,8 @@ def plot_dreams(
 ) -> "Figure":  # a panel per set, two with the change
     """Dreams with the model's prediction and activation, in physical units where they are known.
 
-    Source: the paper's Figure 2. Channels of a multivariate series stand above each other."""
+    Source: the paper's Figure 2. Channels of a multivariate series stand above each other.
+    """
     sets = [dreams[i] for i in range(len(dreams))] if isinstance(dreams, Dreams) else list(dreams)
     size = (5.2, 2.6 if start else 2.0)
     heights = (3, 1.2) if start else (1,)  # of the series and of the change
@@ -285,7 +286,8 @@ def plot_activations(
 ) -> "Figure":  # one panel
     """Real series and regions in the plane of activations.
 
-    Source: the paper's Figure 1a."""
+    Source: the paper's Figure 1a.
+    """
     fig = _blank(7.6, 4.6)
     _draw_plane(fig.subplots(), ref, most)
     fig.legend(handles=_class_keys(ref), **_RIGHT)
@@ -308,7 +310,8 @@ def plot_path(
     """A dream's way through the plane of activations, with its series at five moments.
 
     Raises: ValueError where the dreams hold no snapshots.
-    Source: the paper's Figure 1b."""
+    Source: the paper's Figure 1b.
+    """
     moments = _moments(d, row)
     c = d.settings.get("target_class") or 0
     colour = class_colours(ref.n_classes)[c]
@@ -377,7 +380,8 @@ def plot_projection(
 ) -> "Figure":  # one panel; what lies off it is named at the foot
     """Real series, regions and dreams in the plane of activations.
 
-    Source: the paper's Figure 4. What is off the page is marked at its margin and named."""
+    Source: the paper's Figure 4. What is off the page is marked at its margin and named.
+    """
     sets = [dreams] if isinstance(dreams, Dreams) else list(dreams)
     markers = dict(zip(dict.fromkeys(set_name(d) for d in sets), cycle(MARKERS), strict=False))
     fig = _blank(8.6, 5.4)
@@ -476,7 +480,8 @@ def plot_violins(
     """Distribution of a measure over real series and over each set of dreams.
 
     Raises: ValueError where real series have no such measure.
-    Source: the paper's Figure 3."""
+    Source: the paper's Figure 3.
+    """
     sets = _by_class(dreams)
     shown = list(sets if classes is None else classes)
     fig, axes = _panels(len(shown), 2, (5.2, 2.9), "")

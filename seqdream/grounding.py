@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from .activations import Probe
@@ -23,9 +22,9 @@ from .engine import leaky_backward
 from .methods import checked, noted, starting_series
 from .models import borrowed
 from seqdream.objectives import (
-    Objective,
     REGIONS,
     TARGETED,
+    Objective,
     check_per_row,
     class_margin,
     margin,
@@ -38,7 +37,7 @@ from .penalties import Diversity
 from .reference import Reference, TimeDistance
 from .transforms import UnitGradient, Walk
 
-# %% ../nbs/41_grounding.ipynb #2f78b3fe
+# %% ../nbs/41_grounding.ipynb #ceb21496
 PULLS = 6  # attempts to pull a series inside before it is put between its anchor and itself
 HALVINGS = 24  # of the way from the anchor: to a part in ten million
 LEAST_SPREAD = 0.5  # of a series that can still be brought to standard deviation 1
@@ -48,7 +47,7 @@ def _each(v: Tensor) -> Tensor:
     "One number per row, beside `(n, channels, timepoints)`."
     return v.reshape(-1, 1, 1)
 
-
+# %% ../nbs/41_grounding.ipynb #2f78b3fe
 @dataclass(frozen=True, eq=False)
 class TrustRegion:
     "Keep series within given distances of a class; made by `trust_region`. A transform."
@@ -58,7 +57,7 @@ class TrustRegion:
     anchor: Tensor  # a series inside for each row, (n, channels, timepoints)
     normalize: bool = False  # is a z-normalised series what counts?
     held: tuple[int, ...] = ()  # channels that stay the anchor's
-    on: str = "iterate"
+    on: str = "iterate"  # it acts on the series
 
     def __repr__(self):
         radii = [round(r, 4) for r in self.radii.tolist()]
@@ -149,7 +148,7 @@ def _anchor(region: TrustRegion, own: Tensor, x: Tensor, percent: float) -> Tens
 
 # %% ../nbs/41_grounding.ipynb #33f66bf6
 def trust_region(
-    ref: Reference,
+    ref: Reference,  # has the class's moments and the distances of held-out series
     target_class: int,  # class index
     percent: float,  # of held-out real series of the class lie as near, or nearer
     start: Tensor,  # series to begin from, (n, channels, timepoints)
@@ -160,7 +159,8 @@ def trust_region(
 
     Both are the range-space and the Ledoit–Wolf distance, see `TimeDistance`.
 
-    Raises: ValueError where no exemplar lies inside, or all channels are held."""
+    Raises: ValueError where no exemplar lies inside, or all channels are held.
+    """
     c = ref.check_class(target_class)
     held = tuple(np.atleast_1d(np.asarray(held)).tolist())
     known = all(isinstance(h, int) and 0 <= h < ref.n_channels for h in held)
@@ -224,7 +224,7 @@ def outside(d: Tensor, low: Tensor, high: Tensor) -> Tensor:
 class Band:
     "weight · Σ over kinds of the squared excess over a band of distances; made by `band`."
 
-    distance: TimeDistance
+    distance: TimeDistance  # float32
     low: Tensor  # nearest distance of each kind, (kinds,)
     high: Tensor  # farthest distance of each kind, (kinds,)
     weight: float | Tensor = 10.0  # one, or one per row
@@ -246,7 +246,7 @@ class Band:
 
 # %% ../nbs/41_grounding.ipynb #f68f2516
 def band(
-    ref: Reference,
+    ref: Reference,  # has the class's moments and the distances of held-out series
     target_class: int,  # class index
     low: float = 5.0,  # percentile of held-out real series of the class, nearest end
     high: float = 75.0,  # the same, farthest end
@@ -254,7 +254,8 @@ def band(
 ) -> Band:  # a penalty
     """Stay about as far from a class as its real series do, by both distances of `TimeDistance`.
 
-    Raises: ValueError for an empty band."""
+    Raises: ValueError for an empty band.
+    """
     distance = TimeDistance.of(ref, target_class, dtype=torch.float32)
     if not low < high:
         raise ValueError(f"band from percentile {low} to {high}: the first must be smaller")
@@ -284,7 +285,7 @@ class _Typical:
 
 
 def typical(
-    ref: Reference,
+    ref: Reference,  # has the class's moments and the distances of held-out series
     target_class: int,  # class index
     low: float = 25.0,  # percentile of held-out real series, nearest end
     high: float = 75.0,  # the same, farthest end
@@ -300,7 +301,7 @@ def typical(
 
 # %% ../nbs/41_grounding.ipynb #6a44b310
 def can_ground(
-    ref: Reference,
+    ref: Reference,  # what the model makes of the training data
     target_class: int,  # class index
 ) -> bool:
     "Has the class what a trust region needs: a spread, and distances of held-out real series?"
@@ -407,7 +408,7 @@ def _moved(x: Tensor, given: Tensor) -> list[int]:
 # %% ../nbs/41_grounding.ipynb #e8734ccd
 def _grounded(
     model: nn.Module,
-    ref: Reference,
+    ref: Reference,  # what the model makes of the training data
     goal: Objective,
     given: Tensor,  # starts as they were asked for
     within: TrustRegion,  # anchored inside
@@ -445,19 +446,20 @@ def grounded_dreaming(
     model: nn.Module,  # takes `(n, channels, timepoints)`; left exactly as it was
     ref: Reference,  # of this model
     target_class: int,  # class index
-    region: str | ArrayLike = "max",  # a key of `REGIONS`, or activations (features,)
+    region: str | Tensor = "max",  # a key of `REGIONS`, or activations (features,)
     n: int = 8,  # dreams
     seed: int = 0,  # row i draws from the stream (seed, i)
     trust: float = 95.0,  # percentile of held-out real series that no time distance ever exceeds
     *,
     wall: float | None = None,  # percentile where a penalty sets in; None: three quarters of trust
     steps: int = 200,  # at most
-    lr: float | ArrayLike | None = None,  # first step, in standard deviations; None: see `PACE`
+    lr: float | Tensor | None = None,  # first step, in standard deviations; None: see `PACE`
     shake: float = 0.5,  # noise at first, in standard deviations of the data, see `Jitter`
     fade: float | None = None,  # what is left of the noise after a step; None: see `PACE`
     k: float | None = None,  # the region's multiple of the class mean; None: its own
-    start: str | ArrayLike = "mean",  # a key of `STARTS`, or series
-    parametrization=None,  # how a series is written down; None: `Whitened.of_data(ref)`
+    start: str | Tensor = "mean",  # a key of `STARTS`, or series
+    parametrization: object
+    | None = None,  # how a series is written down; None: `Whitened.of_data(ref)`
     normalize: bool | None = None,  # z-normalise what is decoded; None: as the data are
     held: Sequence[int] = (),  # channels that stay the start's
     diversity: float = 0.0,  # weight of `Diversity`: dreams of one call push each other apart

@@ -39,7 +39,8 @@ def check_per_row(
 ) -> None:
     """A finite number in range, or `n` of them.
 
-    Raises: ValueError, naming what was given, for anything else."""
+    Raises: ValueError, naming what was given, for anything else.
+    """
     try:
         v = torch.as_tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
@@ -56,7 +57,8 @@ def check_per_row(
 class Objective:
     """What to minimise, as a function of the activation.
 
-    Objectives add, subtract and scale; called with activations it gives one loss per row."""
+    Objectives add, subtract and scale; called with activations it gives one loss per row.
+    """
 
     loss: Callable  # (activations (m, features), rows (m,)) -> one loss per row, (m,)
     label: str  # what tables and messages call it
@@ -138,7 +140,8 @@ def score(
     """Maximise one activation.
 
     Raises: ValueError, when called with activations that lack the feature.
-    Source: the first part of Eq. 1 (Schlegel, Keim & Sutter 2024)."""
+    Source: the first part of Eq. 1 (Schlegel, Keim & Sutter 2024).
+    """
 
     def loss(a, rows):
         if not 0 <= feature < a.shape[1]:
@@ -156,7 +159,8 @@ def direction(
     """Go as far as possible along a direction of the activations.
 
     Counted in the vector's own length: 1 where the activation's share along `v` is `v` itself.
-    Raises: ValueError, for a vector that is zero, not finite, or of another length."""
+    Raises: ValueError, for a vector that is zero, not finite, or of another length.
+    """
     v = torch.as_tensor(v, dtype=torch.float32).flatten()
     if not torch.isfinite(v).all() or not v.any():
         raise ValueError("direction: a vector of finite numbers, not all zero, is expected")
@@ -178,7 +182,8 @@ def climb(
     """Maximise a class.
 
     Its own score at the model's output; at a hidden layer the direction from the mean of all
-    activations to the class mean."""
+    activations to the class mean.
+    """
     c = ref.check_class(target_class)
     if ref.has_scores:
         return score(c)
@@ -255,7 +260,8 @@ def class_margin(
 ) -> Tensor:  # (n,), 1 as real series of the class have on average
     """Margin of a class in class means; at a hidden layer, which has no scores, the `place`.
 
-    Where the class's own margins average next to nothing their standard deviation is the unit."""
+    Where the class's own margins average next to nothing their standard deviation is the unit.
+    """
     c = ref.check_class(target_class)
     if not ref.has_scores:
         return place(a, ref, c)
@@ -368,7 +374,8 @@ def region_target(
     """The activation that a region's name stands for.
 
     Raises: ValueError, for an unknown name, or a vector that does not fit the layer.
-    Source: Figure 1 of the paper; A and B are `centre`, C and D are `max`."""
+    Source: Figure 1 of the paper; A and B are `centre`, C and D are `max`.
+    """
     c = ref.check_class(target_class)
     if not isinstance(region, str):
         v = torch.as_tensor(region, dtype=torch.float32).flatten()
@@ -464,7 +471,8 @@ def reach(
     """Reach a region.
 
     Raises: ValueError, for an unknown region or treatment, or targets that do not fit the layer.
-    Source: the first term of Eq. 2 and 4 (Schlegel, Keim & Sutter 2024)."""
+    Source: the first term of Eq. 2 and 4 (Schlegel, Keim & Sutter 2024).
+    """
     c = ref.check_class(target_class)
     _check_treatment(treat, c, ref.n_features)
     check_per_row("tolerance", tolerance, 0)

@@ -24,7 +24,8 @@ def _sum_of_powers(x: Tensor, exponent: float | Tensor) -> Tensor:
     """Σ |x|^exponent per row; `exponent` a number or `(n, 1, 1)`.
 
     Zeros bring each row to a multiple of `_BLOCK` values: then all rows are cut alike, and no
-    row's rounding depends on the others."""
+    row's rounding depends on the others.
+    """
     values = F.pad(x.abs().flatten(1), (0, -x[0].numel() % _BLOCK))
     if isinstance(exponent, Tensor) and exponent.ndim:
         exponent = exponent.flatten(1)
@@ -37,7 +38,8 @@ def alpha_norm(
 ) -> Tensor:  # (n,)
     """‖x‖_α^α = Σ |x|^α over channels and points, per row.
 
-    Source: Eq. 2 of the paper."""
+    Source: Eq. 2 of the paper.
+    """
     return _sum_of_powers(x, alpha)
 
 # %% ../nbs/22_penalties.ipynb #e31bdfe1
@@ -45,7 +47,8 @@ def alpha_norm(
 class AlphaNorm:
     """λ_α ‖x‖_α^α: keeps peaks down.
 
-    Source: Eq. 2 and Table 1 of the paper."""
+    Source: Eq. 2 and Table 1 of the paper.
+    """
 
     weight: float | Sequence[float] | Tensor = 1e-4  # λ_α, per row too; Table 1: 1e-5 to 1e-1
     alpha: float | Sequence[float] | Tensor = 4.0  # exponent, per row too; Table 1: 4 to 6
@@ -70,7 +73,8 @@ def total_variation(
 ) -> Tensor:  # (n,)
     """TV(x, β) = Σ |x_{i+1} − x_i|^β over channels and points, per row.
 
-    Source: Eq. 3 of the paper, with the bars it needs."""
+    Source: Eq. 3 of the paper, with the bars it needs.
+    """
     return _sum_of_powers(x.diff(dim=-1), beta)
 
 # %% ../nbs/22_penalties.ipynb #4894aaf7
@@ -78,7 +82,8 @@ def total_variation(
 class TotalVariation:
     """λ_β TV(x, β): keeps jumps down.
 
-    Source: Eq. 2, Eq. 3 and Table 1 of the paper."""
+    Source: Eq. 2, Eq. 3 and Table 1 of the paper.
+    """
 
     weight: float | Sequence[float] | Tensor = 1e-4  # λ_β, per row too; Table 1: 1e-5 to 1e-1
     beta: float | Sequence[float] | Tensor = 2.0  # exponent, per row too; Table 1: 1 to 2
@@ -100,7 +105,8 @@ def smoothness(
 ) -> Tensor:  # (n,)
     """SM(x) = 1/(m−1) Σ |x_{i+1} − x_i|, the mean jump between neighbouring points, per row.
 
-    Source: Eq. 5 of the paper."""
+    Source: Eq. 5 of the paper.
+    """
     return x.diff(dim=-1).abs().flatten(1).mean(1)
 
 # %% ../nbs/22_penalties.ipynb #bcb6f781
@@ -108,7 +114,8 @@ def smoothness(
 class Smoothness:
     """λ_sm SM(x): the mean jump.
 
-    Source: Eq. 4, Eq. 5 and Table 1 of the paper."""
+    Source: Eq. 4, Eq. 5 and Table 1 of the paper.
+    """
 
     weight: float | Sequence[float] | Tensor = 0.1  # λ_sm, per row too; Table 1: 0.1 to 0.5
     unit: float = 1.0  # jumps are counted in these
@@ -128,7 +135,8 @@ def amplitude_spectrum(
 ) -> Tensor:  # unit vectors, (n, channels, timepoints // 2)
     """What is left of a series when shift, phase and scale are gone.
 
-    Magnitudes of the Fourier coefficients but the mean, smoothed over `width` frequencies."""
+    Magnitudes of the Fourier coefficients but the mean, smoothed over `width` frequencies.
+    """
     z = torch.fft.rfft(x)[..., 1:]
     size = (z.real.square() + z.imag.square() + 1e-12).sqrt()  # so that zero has a gradient
     smooth = F.avg_pool1d(size, width, 1, width // 2, count_include_pad=False)

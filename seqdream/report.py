@@ -57,7 +57,8 @@ def check_folder(
 ) -> Path:  # absolute
     """Refuse, before any work, a folder that could not or should not be replaced.
 
-    Raises: FileExistsError, FileNotFoundError or PermissionError, with what to do."""
+    Raises: FileExistsError, FileNotFoundError or PermissionError, with what to do.
+    """
     out = Path(out).absolute()
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file; choose another name")
@@ -163,12 +164,14 @@ def model_and_reference(
     epochs: int | None = None,  # a number asks for training even where a pair is bundled
     seed: int = 0,  # of the training
     checkpoint: str | Path | None = None,  # see `train_model`
+    *,
     device: str | torch.device | None = None,  # None: the processor
     progress: bool = True,  # show a progress bar
 ) -> tuple[nn.Module, dict, Reference]:  # model, card, reference
     """The bundled pair, a saved pair, or one trained now.
 
-    Raises: KeyboardInterrupt where training was interrupted; a checkpoint keeps what there is."""
+    Raises: KeyboardInterrupt where training was interrupted; a checkpoint keeps what there is.
+    """
     if (name, model) in pretrained_models() and epochs is None:
         net, ref = load_pretrained(name, model)
         return net, net.card, ref
@@ -192,7 +195,8 @@ def dreams_per_class(
 ) -> int:  # dreams per class and method
     """32 as in the paper; where there are more than eight classes 256 in all, at least four each.
 
-    Raises: ValueError where `n` is no whole number, or less than 1."""
+    Raises: ValueError where `n` is no whole number, or less than 1.
+    """
     if n is not None and (not isinstance(n, int) or n < 1):
         raise ValueError(f"n={n!r}: give a whole number of dreams, 1 or more")
     return n or max(4, min(32, 256 // ref.n_classes))
@@ -496,7 +500,8 @@ def write_report(
     """Dream, evaluate, draw and write one report.
 
     Raises: FileExistsError, FileNotFoundError or PermissionError before any work, see
-    `check_folder`."""
+    `check_folder`.
+    """
     out = check_folder(out)
     began = time.process_time()
     with _appearing(out) as folder:
@@ -525,6 +530,7 @@ def make_report(
     length: int | None = None,  # points to resample every series to; None: as they are
     epochs: int | None = None,  # a number asks for training even where a model is bundled
     n: int | None = None,  # dreams per class and method, see `dreams_per_class`
+    *,
     seed: int = 0,  # of the training and of the dreams
     device: str | torch.device | None = None,  # None: the processor
     progress: bool = True,  # show progress bars
@@ -532,11 +538,12 @@ def make_report(
 ) -> Path:  # the page
     """The main job for a data set by name: a bundled, saved or new model, then the report.
 
-    Training resumes after a kill. Raises: as `write_report`."""
+    Training resumes after a kill. Raises: as `write_report`.
+    """
     out = check_folder(out)
     checkpoint = out.with_name(f".{out.name}-{name}-{Path(model).name}.training.safetensors")
     net, card, ref = model_and_reference(
-        name, model, root, length, epochs, seed, checkpoint, device, progress
+        name, model, root, length, epochs, seed, checkpoint, device=device, progress=progress
     )
     said = {"progress": progress, "command": command or f"seqdream report {name}"}
     page = write_report(net, ref, card, out, n, seed, device, **said)

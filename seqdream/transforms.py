@@ -23,7 +23,8 @@ from .reference import Reference
 def _mirrored(x: Tensor, radius: int) -> Tensor:
     """`radius` more points on either side, mirrored at the ends.
 
-    The end point is repeated (scipy's mode 'reflect')."""
+    The end point is repeated (scipy's mode 'reflect').
+    """
     t = x.shape[-1]
     fold = torch.arange(-radius, t + radius, device=x.device) % (2 * t)
     return x[..., torch.where(fold < t, fold, 2 * t - 1 - fold)]
@@ -47,7 +48,8 @@ def gaussian_blur(
 ) -> Tensor:  # (n, channels, timepoints)
     """Gaussian filter along time, as `scipy.ndimage.gaussian_filter1d` (mode 'reflect').
 
-    No row's rounding depends on the others."""
+    No row's rounding depends on the others.
+    """
     widths = torch.as_tensor(sigma, dtype=torch.float64).cpu().expand(len(x))
     out = x.clone()
     for s in widths.unique().tolist():
@@ -70,7 +72,8 @@ def row_stream(
     """Row `row`'s own stream of random numbers.
 
     A dream does not depend on what else is in its batch.
-    Raises: ValueError, for a seed that is not a whole number of 0 or more."""
+    Raises: ValueError, for a seed that is not a whole number of 0 or more.
+    """
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"seed={seed!r}: give a whole number, 0 or more")
     state = np.random.SeedSequence([seed, row, purpose]).generate_state(1, np.uint64)
@@ -83,7 +86,8 @@ class Walk:
 
     A transform is a callable `(x, walk) -> x` with `on` ("iterate" or "gradient"). It may have
     `check(n)`, which refuses settings that do not fit `n` rows, and `wakes = True` (left out:
-    False) if it adds something where there is no gradient."""
+    False) if it adds something where there is no gradient.
+    """
 
     step: int  # from 0
     rows: Tensor  # indices of the rows in the whole set of dreams, (m,)
@@ -128,7 +132,8 @@ def _uniform(walk: Walk, x: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _noise(walk: Walk, x: Tensor, due: list[int], sigma) -> Tensor:
     """Normal noise of standard deviation 1 like `x` for the rows `due`, zero elsewhere.
 
-    Smooth for `sigma` > 0 (points); each row draws from its own stream, and only if it is due."""
+    Smooth for `sigma` > 0 (points); each row draws from its own stream, and only if it is due.
+    """
     noise = torch.zeros_like(x)
     for i in due:
         stream = walk.streams[int(walk.rows[i])]
@@ -144,7 +149,8 @@ def _noise(walk: Walk, x: Tensor, due: list[int], sigma) -> Tensor:
 class GaussianBlur:
     """Smooth the series, or each step.
 
-    Source: section 4.1 of the paper; where it acts is left open there."""
+    Source: section 4.1 of the paper; where it acts is left open there.
+    """
 
     sigma: float | Sequence[float] | Tensor = 3.0  # width in points; one per row allowed
     on: str = "iterate"  # or "gradient"
@@ -169,7 +175,8 @@ class MovingAverage:
     """Each point becomes the mean of the `window` points around it.
 
     As `scipy.ndimage.uniform_filter1d` (mode 'reflect').
-    Source: section 4.1 of the paper."""
+    Source: section 4.1 of the paper.
+    """
 
     window: int = 3  # points, odd
     on: str = "iterate"  # or "gradient"
@@ -189,7 +196,8 @@ class MovingAverage:
 class ExponentialSmoothing:
     """s ← f x + (1 − f) s: along time, or across iterations.
 
-    Source: section 4.1 of the paper, which can be read in both ways."""
+    Source: section 4.1 of the paper, which can be read in both ways.
+    """
 
     factor: float | Sequence[float] | Tensor = 0.7  # f, weight of the new, above 0; 1: no change
     along: str = "time"  # or "steps"
@@ -229,7 +237,8 @@ class Clamp:
     """Keep values between bounds.
 
     Numbers, or tensors that broadcast against `(n, channels, timepoints)`.
-    Source: section 4.1 of the paper."""
+    Source: section 4.1 of the paper.
+    """
 
     low: float | Tensor  # lowest value allowed, in the data's units
     high: float | Tensor  # highest value allowed
@@ -290,7 +299,8 @@ def clamp_spectrum_to(
 class L2Decay:
     """x ← (1 − rate) x: shrinks the amplitude, of all frequencies alike.
 
-    Source: section 4.1 of the paper."""
+    Source: section 4.1 of the paper.
+    """
 
     rate: float | Sequence[float] | Tensor = 0.01  # share lost per step; one per row allowed
     on: str = "iterate"  # or "gradient"
@@ -307,7 +317,8 @@ class L2Decay:
 class RandomScaling:
     """Multiply by factors uniform in 1 ± spread, fresh each step.
 
-    Source: section 4.1 of the paper, which can be read in both ways (`per`)."""
+    Source: section 4.1 of the paper, which can be read in both ways (`per`).
+    """
 
     spread: float | Sequence[float] | Tensor = 0.05  # half the width; one per row allowed
     per: str = "series"  # or "point"
@@ -343,7 +354,8 @@ def _check_patience(patience: int) -> None:
 class NoiseOnStall:
     """Add Gaussian noise when the loss has not improved for `patience` steps, and again.
 
-    Source: Sequence Dreaming in the paper."""
+    Source: Sequence Dreaming in the paper.
+    """
 
     scale: float | Sequence[float] | Tensor = 0.1  # standard deviation, in the data's units
     patience: int = 5  # steps; it comes again after each `patience` steps more
@@ -365,7 +377,8 @@ class NoiseOnStall:
 class NoiseOnOvershoot:
     """Add Gaussian noise when the activation is beyond the target.
 
-    Source: Sequence Dreaming in the paper."""
+    Source: Sequence Dreaming in the paper.
+    """
 
     scale: float | Sequence[float] | Tensor = 0.1  # standard deviation, in the data's units
     sigma: float | Sequence[float] | Tensor = 0.0  # blur of the noise, points; 0: white
@@ -385,13 +398,14 @@ class NoiseOnOvershoot:
 class RandomRestart:
     """Replace a series by Gaussian noise when its loss has not improved for `patience` steps.
 
-    Source: section 4.1 of the paper, random re-initiation."""
+    Source: section 4.1 of the paper, random re-initiation.
+    """
 
     scale: float | Sequence[float] | Tensor = 1.0  # standard deviation, in the data's units
     level: float = 0.0  # mean of the new values
     patience: int = 10  # steps; it comes again after each `patience` steps more
     sigma: float | Sequence[float] | Tensor = 0.0  # blur of the noise, points; 0: white
-    on: str = "iterate"
+    on: str = "iterate"  # it acts on the series
     wakes = True  # it moves a series that has no gradient
 
     def check(self, n: int) -> None:
@@ -411,7 +425,7 @@ class UnitGradient:
     "Give each row's gradient root mean square 1, times `decay` to the power of the step."
 
     decay: float = 1.0  # factor per step, 0 to 1
-    on: str = "gradient"
+    on: str = "gradient"  # it acts on the gradient
 
     def __post_init__(self):
         check_per_row("decay", self.decay, 0, high=1)

@@ -14,7 +14,7 @@ import pytest
 
 FOUND = notebooks.find()
 # started first, so that no worker is left with a long one at the end
-SLOW = ("09_", "02_", "13_", "08_", "12_", "15_")
+SLOW = ("80_", "82_", "41_", "51_", "46_", "40_", "61_", "22_", "02_", "60_", "63_")
 TIMEOUT = int(os.environ.get("SEQDREAM_CELL_TIMEOUT", "300"))
 
 
