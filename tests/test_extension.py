@@ -222,7 +222,8 @@ def test_extension_gradient_transform_can_hold_a_dream_still(small, name):
     d = dream(small, name, transforms=[Shrink(1.0, on="gradient")])
     if name == "gradient_ascent":  # its own transforms move the series, too
         d = dream(small, name, transforms=[Shrink(1.0, on="gradient")], regularisers=())
-    assert d.status == ["dead"] * 2
+    waking = name == "sequence_dreaming"  # its noise may wake a row that does not move
+    assert d.status == ["exhausted" if waking else "dead"] * 2
     assert torch.equal(d.x, d.snapshots[0])
 
 

@@ -104,7 +104,7 @@ def test_every_parameter_is_explained(name):
 
 def test_comments_of_the_source_arrive():
     "Every comment behind a parameter of `dream` stands in its docstring, read another way."
-    source = inspect.getsource(seqdream.dream).partition('"')[0]
+    source = inspect.getsource(seqdream.dream).partition('"""')[0]
     listed = read_parameters(seqdream.dream.__doc__)
     seen = 0
     for line in source.splitlines():
