@@ -30,8 +30,10 @@ _parts = {
     "grounding": "Band Jitter TrustRegion band grounded_dreaming trust_region typical",
     "grid": "PAPER_GRID paper_grid",
     "search": "Search grid_search judge",
+    "judges": "load_judges train_judges",
+    "twins": "compare scramble_phases",
     "evaluation": "distance_table evaluate frequency_importance",
-    "verdict": """compare distinct_modes load_judges scramble_phases train_judges verdict""",
+    "verdict": "distinct_modes verdict",
     "figures": """plot_activations plot_dreams plot_path plot_projection plot_search plot_spectra
         plot_twins plot_violins save_figure""",
     "report": "make_report train_model write_report",
