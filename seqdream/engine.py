@@ -249,7 +249,7 @@ def check_answer(
 ) -> Tensor:  # the same
     """A model that answers NaN or inf is named before the walk begins.
 
-    Raises: ValueError.
+    Raises: ValueError where an answer is not finite.
     """
     if not torch.isfinite(a).all():
         raise ValueError(
@@ -323,24 +323,31 @@ def _make_copy(engine: "Engine", start: Tensor, precision: str | None) -> None:
     elif try_half:
         engine.half = _agree_in_half(engine, start, said)
 
+# %% ../nbs/30_engine.ipynb #0f16ffba
+def _parts(
+    engine: "Engine",
+    rows: Tensor,  # row numbers
+) -> Iterator[tuple[Tensor, Tensor]]:
+    "Micro-batches of rows of one precision, and the same padded."
+    for some in (rows[engine.half[rows]], rows[~engine.half[rows]]):
+        if len(some):
+            yield from _micro_batches(engine, some)
 
-def _set_up(engine: "Engine", start: Tensor, precision: str | None, micro_batch) -> None:
-    "Refuse a precision that there is not, and a micro-batch of no rows; then make the copy."
-    if precision not in (None, *PRECISIONS):
-        raise ValueError(f"precision={precision!r}: {', '.join(PRECISIONS)}, or None")
-    if micro_batch is not None and (type(micro_batch) is not int or micro_batch < 1):
-        raise ValueError(f"micro_batch={micro_batch!r}: a whole number of rows, or None")
-    fits = ROWS_AT_ONCE if engine.device.type == "cpu" else ROWS_AT_ONCE_GPU
-    engine.padded = micro_batch is not None
-    engine.size = micro_batch or fits
-    _make_copy(engine, start, precision)
+
+def _reported(
+    engine: "Engine",
+    x: Tensor,  # series, (n, channels, timepoints)
+) -> Tensor:  # activations (n, features), float32, on the CPU
+    "What the model itself answers in float32, without gradient."
+    found = []
+    with torch.no_grad():
+        for part, some in _micro_batches(engine, torch.arange(len(x))):
+            found.append(engine.exact.pooled(x[some.to(x.device)])[: len(part)])
+    return torch.cat(found).float().cpu()
 
 # %% ../nbs/30_engine.ipynb #384f6ec0
 class Engine:
-    """Answers of a borrowed model's layer and their gradient, as fast as this machine gives them.
-
-    Raises: ValueError for series the model does not take or answers with NaN, and bad settings.
-    """
+    "Answers of a borrowed model's layer and their gradient, as fast as this machine gives them."
 
     def __init__(
         self,
@@ -349,9 +356,15 @@ class Engine:
         precision: str | None = None,  # of the walk: one of `PRECISIONS`; None: what suits each row
         micro_batch: int | None = None,  # rows at once, padded to it; None: what fits, not padded
     ):
+        if precision not in (None, *PRECISIONS):
+            raise ValueError(f"precision={precision!r}: {', '.join(PRECISIONS)}, or None")
+        if micro_batch is not None and (type(micro_batch) is not int or micro_batch < 1):
+            raise ValueError(f"micro_batch={micro_batch!r}: a whole number of rows, or None")
         self.exact = probe
         self.device = start.device
-        _set_up(self, start, precision, micro_batch)
+        self.padded = micro_batch is not None
+        self.size = micro_batch or (ROWS_AT_ONCE if self.device.type == "cpu" else ROWS_AT_ONCE_GPU)
+        _make_copy(self, start, precision)
 
     def __call__(
         self,
@@ -370,35 +383,8 @@ class Engine:
             return "mixed"
         return PRECISIONS[int(self.half.all())]
 
-    def parts(
-        self,
-        rows: Tensor,  # row numbers
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        "Micro-batches of rows of one precision, and the same padded."
-        return _parts(self, rows)
-
-    def reported(
-        self,
-        x: Tensor,  # series, (n, channels, timepoints)
-    ) -> Tensor:  # activations (n, features), float32, on the CPU
-        "What the model itself answers in float32, without gradient."
-        return _reported(self, x)
-
-# %% ../nbs/30_engine.ipynb #0f16ffba
-def _parts(engine: Engine, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    "See `Engine.parts`."
-    for some in (rows[engine.half[rows]], rows[~engine.half[rows]]):
-        if len(some):
-            yield from _micro_batches(engine, some)
-
-
-def _reported(engine: Engine, x: Tensor) -> Tensor:
-    "See `Engine.reported`."
-    found = []
-    with torch.no_grad():
-        for part, some in _micro_batches(engine, torch.arange(len(x))):
-            found.append(engine.exact.pooled(x[some.to(x.device)])[: len(part)])
-    return torch.cat(found).float().cpu()
+    parts = _parts
+    reported = _reported
 
 # %% ../nbs/30_engine.ipynb #39de5b4e
 class _LeakyStep(torch.autograd.Function):

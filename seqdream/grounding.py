@@ -57,7 +57,7 @@ class TrustRegion:
     anchor: Tensor  # a series inside for each row, (n, channels, timepoints)
     normalize: bool = False  # is a z-normalised series what counts?
     held: tuple[int, ...] = ()  # channels that stay the anchor's
-    on: str = "iterate"  # it acts on the series
+    on: str = "iterate"  # acts on the series, after each step
 
     def __repr__(self):
         radii = [round(r, 4) for r in self.radii.tolist()]
@@ -301,7 +301,7 @@ def typical(
 
 # %% ../nbs/41_grounding.ipynb #6a44b310
 def can_ground(
-    ref: Reference,  # what the model makes of the training data
+    ref: Reference,  # of the model and its data
     target_class: int,  # class index
 ) -> bool:
     "Has the class what a trust region needs: a spread, and distances of held-out real series?"

@@ -53,7 +53,7 @@ STARTS = {  # key -> what a face says of it
 
 # %% ../nbs/40_methods.ipynb #8359c8f6
 def starting_series(
-    ref: Reference,  # what the model makes of the training data
+    ref: Reference,  # holds the real series, its exemplars
     target_class: int,  # class index
     start: str | Tensor = "mean",  # a key of `STARTS`, or series
     n: int = 8,  # how many
@@ -88,13 +88,15 @@ def starting_series(
 
 # %% ../nbs/40_methods.ipynb #45b61864
 def check_reference(
-    model: nn.Module,
-    ref: Reference,  # what the model makes of the training data
+    model: nn.Module,  # takes `(n, channels, timepoints)`
+    ref: Reference,  # said to be of this model
 ) -> None:
     """Is `ref` a map of this model?
 
     The fingerprint of the weights tells; where it differs (another precision, say) one exemplar's
-    activation is computed and compared. Raises: ValueError if they do not belong together.
+    activation is computed and compared.
+
+    Raises: ValueError if they do not belong together.
     """
     if weights_hash(model) == ref.meta.get("model"):
         return
@@ -157,7 +159,7 @@ def noted(ref: Reference, method: str, start, numbers: dict) -> dict:
 
 # %% ../nbs/40_methods.ipynb #33520681
 def data_units(
-    ref: Reference,  # what the model makes of the training data
+    ref: Reference,  # of the data
 ) -> tuple[float, float]:  # (unit, level)
     """The unit and the level in which steps and penalties count the series.
 
@@ -217,7 +219,7 @@ def sequence_dreaming(
     seed: int = 0,  # row i draws from the stream (seed, i)
     steps: int = 100,  # at most. Table 1: 5 to 100
     *,
-    lr: float | Tensor = 5.0,  # learning rate. Table 1: 1e-2 to 1e1
+    lr: float | Tensor = 5.0,  # step; all numbers may be one per row. Table 1: 1e-2 to 1e1
     alpha: float | Tensor = 4.0,  # exponent of the alpha-norm. Table 1: 4 to 6
     beta: float | Tensor = 2.0,  # exponent of total variation. Table 1: 1 to 2
     sigma: float | Tensor = 3.0,  # width of the blur in points. Table 1: 3 to 6
@@ -237,7 +239,7 @@ def sequence_dreaming(
 ) -> Dreams:
     """Sequence Dreaming: descent to an activation target, smoothed, clamped, shaken.
 
-    Any number may be one per row. Source: Schlegel, Keim & Sutter 2024, Eq. 4 and Table 1.
+    Source: Schlegel, Keim & Sutter 2024, Eq. 4 and Table 1.
     """
     walk = checked(sequence_dreaming, model, ref, walk) | {"lr": lr, "steps": steps, "seed": seed}
     numbers = {"alpha": alpha, "beta": beta, "sigma": sigma, "lambda_alpha": lambda_alpha}
@@ -252,7 +254,7 @@ def sequence_dreaming(
 
 # %% ../nbs/40_methods.ipynb #ba9d5e7c
 def without_loss(
-    ref: Reference,  # what the model makes of the training data
+    ref: Reference,  # gives the data's mean, spread and range
 ) -> list:  # transforms, in the order in which they act
     "The paper's seven regularisers without the loss together, each gently. Source: section 4.1."
     return [
@@ -272,7 +274,7 @@ def gradient_ascent(
     target_class: int,  # class index
     n: int = 8,  # dreams
     seed: int = 0,  # row i draws from the stream (seed, i)
-    steps: int = 30,  # at most
+    steps: int = 30,  # all of them are taken: there is no target to arrive at
     *,
     lr: float | Tensor = 0.1,  # learning rate
     lambda_l2: float | Tensor = 0.0,  # λ of Eq. 1
@@ -337,7 +339,7 @@ MEDIANS = ("magnitude", "component")
 
 
 def median_spectrum(
-    ref: Reference,  # what the model makes of the training data
+    ref: Reference,  # holds the real series, its exemplars
     target_class: int,  # class index
     n: int = 8,  # series
     seed: int = 0,  # of the bootstrap samples
@@ -346,7 +348,9 @@ def median_spectrum(
     """Inverse Fourier transform of the median spectrum of a class's exemplars.
 
     Row i has the phases of the i-th nearest to the class mean or (component) is made from a
-    bootstrap sample; row 0 uses all. Raises: ValueError for another median.
+    bootstrap sample; row 0 uses all.
+
+    Raises: ValueError for another median.
     """
     if median not in MEDIANS:
         raise ValueError(f"median={median!r}: there are {', '.join(MEDIANS)}")
