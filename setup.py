@@ -40,7 +40,9 @@ setup(
     python_requires=f">={settings['min_python']}",
     packages=["seqdream"],
     include_package_data=False,  # package_data says it all; else zoo/ is taken for a package
-    package_data={"seqdream": ["zoo/*.safetensors", "zoo/*.json", "templates/*", "static/*"]},
+    package_data={
+        "seqdream": ["zoo/*.safetensors", "zoo/*.json", "templates/*", "static/*", "py.typed"]
+    },
     install_requires=lines(settings["requirements"]),
     extras_require=extras,
     entry_points=points,

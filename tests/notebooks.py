@@ -1,6 +1,7 @@
 """Run notebooks, each in a process of its own, and build README.md from nbs/index.ipynb.
 
     python tests/notebooks.py run [NOTEBOOK ...]   execute in place, outputs kept and clean
+    python tests/notebooks.py tidy [NOTEBOOK ...]  clean the stored outputs, without a run
     python tests/notebooks.py readme               write README.md and its pictures
 
 Without a name `run` takes every notebook of the library.
@@ -114,15 +115,27 @@ def run(path, timeout: int = 600, cwd=NBS):
     return nb
 
 
-def _clean_output(out, number: int):
-    "An output without its changing parts."
+ALT = re.compile(r"^#\|\s*fig-alt:(.*(?:\n#\|   .*)*)", re.MULTILINE)
+
+
+def alt_text(source: str) -> str:
+    "What a cell says of its pictures to those who do not see them: `#| fig-alt: ...`, also folded."
+    found = ALT.search(source)
+    if not found:
+        return ""
+    return " ".join(found[1].replace("\n#|", " ").split()).removeprefix(">").strip()
+
+
+def _clean_output(out, number: int, alt: str):
+    "An output without its changing parts; a picture gets its alternative text."
     out.pop("execution_count", None)
     if out.output_type == "execute_result":
         out["execution_count"] = number
-    if "metadata" in out:
-        out.metadata = {}
     data = out.get("data", {})
-    if "image/png" in data:
+    picture = "image/png" in data
+    if "metadata" in out:
+        out.metadata = {"image/png": {"alt": alt}} if picture and alt else {}
+    if picture:
         data.pop("text/plain", None)
     if "text/html" in data:
         data["text/html"] = _stable_ids(data["text/html"])
@@ -150,7 +163,7 @@ def clean(nb):
     for number, cell in enumerate(code, 1):  # as a run from top to bottom numbers them
         cell.execution_count = number
         for out in cell.outputs:
-            _clean_output(out, number)
+            _clean_output(out, number, alt_text(cell.source))
         cell.outputs = _merged(cell.outputs)
     nb.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -175,7 +188,12 @@ def write_whole(path: Path, data: bytes):
 
 def run_in_place(path):
     "Execute, clean and store."
-    nb = clean(run(path))
+    store(path, run(path))
+
+
+def store(path, nb):
+    "Clean and write."
+    nb = clean(nb)
     text = nbformat.writes(nb, 4, indent=1).rstrip("\n") + "\n"
     write_whole(Path(path), text.encode())
 
@@ -198,9 +216,16 @@ def readme(notebook=NBS / "index.ipynb") -> tuple[str, dict]:
     exporter = MarkdownExporter(config={"TagRemovePreprocessor": WITHOUT_INPUT})
     where = {"output_files_dir": "nbs/figures", "unique_key": "README"}
     text, resources = exporter.from_notebook_node(nb, where)
+    alts = iter([alt_text(c.source) for c in nb.cells for o in _pictures(c)])
+    text = re.sub(r"!\[png\]", lambda _: f"![{next(alts, '')}]", text)
     text = "\n".join(line.rstrip() for line in text.splitlines())
     text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
     return MADE + text, resources["outputs"]
+
+
+def _pictures(cell) -> list:
+    "The outputs of a cell that are pictures."
+    return [o for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
 
 
 def _only_best(out):
@@ -233,6 +258,9 @@ if __name__ == "__main__":
         for path in [Path(n).resolve() for n in names] or find():
             print(path.name, flush=True)
             run_in_place(path)
+    elif command == "tidy":
+        for path in [Path(n).resolve() for n in names] or find():
+            store(path, nbformat.read(path, 4))
     elif command == "readme":
         write_readme()
     else:

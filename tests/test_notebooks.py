@@ -43,6 +43,22 @@ def test_notebook_runs(path):
     notebooks.run(path, TIMEOUT)
 
 
+@pytest.mark.parametrize("path", FOUND, ids=stem)
+def test_every_picture_has_alternative_text(path):
+    for i, cell in enumerate(nbformat.read(path, 4).cells):
+        for out in cell.get("outputs", []):
+            if "image/png" in out.get("data", {}):
+                said = out.metadata.get("image/png", {}).get("alt", "")
+                assert len(said) > 30, f"{path.name}, cell {i}: `#| fig-alt:` what is seen"
+
+
+def test_alternative_text_is_read_from_a_cell():
+    folded = "#| fig-alt: >\n#|   Two curves\n#|   that part.\nplot()"
+    assert notebooks.alt_text(folded) == "Two curves that part."
+    assert notebooks.alt_text("#| echo: false\n#| fig-alt: One curve.\nplot()") == "One curve."
+    assert notebooks.alt_text("plot()") == ""
+
+
 def test_failure_names_notebook_and_cell(tmp_path):
     says = r"made.ipynb, cell 1: assert 1 == 2[\s\S]*AssertionError"
     with pytest.raises(notebooks.NotebookError, match=says):
