@@ -3,7 +3,6 @@ verdicts, and any model that people bring."""
 
 import json
 import shutil
-import sys
 import threading
 import warnings
 from dataclasses import asdict
@@ -22,18 +21,13 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 import seqdream as sd
 from seqdream.data import _bundled, load_dataset
 from seqdream.grounding import trust_region
+from seqdream.judges import SpectrumClassifier, load_judges, save_judges
 from seqdream.models import borrowed, one_tensor
 from seqdream.objectives import class_margin
 from seqdream.parametrizations import Hold
 from seqdream.report import _keep_model
-from seqdream.verdict import (
-    SpectrumClassifier,
-    bootstrap_interval,
-    load_judges,
-    save_judges,
-    scramble_phases,
-    twin_series,
-)
+from seqdream.twins import scramble_phases, twin_series
+from seqdream.verdict import bootstrap_interval
 
 quick = settings(max_examples=20, deadline=None)
 
@@ -773,8 +767,7 @@ def test_untrained_twin_keeps_nothing_learned(monkeypatch):
     x = torch.randn(40, 1, 24, generator=g)
     ref = sd.Reference.from_data(net, x, torch.arange(40) % 2)
     d = sd.grounded_dreaming(net, ref, 1, "beyond", n=2, steps=3)
-    # `sd.verdict` is the function, not the module
-    monkeypatch.setattr(sys.modules["seqdream.verdict"], "Probe", Keep)
+    monkeypatch.setattr("seqdream.twins.Probe", Keep)
     twin_series(d, net, ref)
     fresh = dict(seen[0].named_parameters())
     learned = {k: p for k, p in net.named_parameters() if p.unique().numel() > 1}

@@ -18,15 +18,15 @@ TIMEPOINTS = 6
 
 
 def found(name: str):
-    "What lives in the verdict's module, or in the evaluation's."
-    for part in ("verdict", "evaluation"):
+    "What lives in the twins' module, or in the verdict's."
+    for part in ("twins", "verdict"):
         try:
             module = importlib.import_module(f"seqdream.{part}")
         except ImportError:
             continue
         if hasattr(module, name):
             return getattr(module, name)
-    raise AttributeError(f"neither seqdream.verdict nor seqdream.evaluation has {name}")
+    raise AttributeError(f"neither seqdream.twins nor seqdream.verdict has {name}")
 
 
 def random_series(seed: int = 0):
@@ -135,3 +135,17 @@ def test_noticed_rows_begin_from_different_noise(three):
     many, few = (sd.control(model, ref, 0, "noise", n=n, seed=3).x for n in (5, 2))
     assert len(many.flatten(1).unique(dim=0)) == 5
     assert torch.equal(many[:2], few)
+
+
+@pytest.mark.parametrize("c", [0, 1, 2])
+def test_noticed_gain_is_counted_in_class_means(three, c):
+    "By the model's own answers, without the package's functions; a negative class mean included."
+    model, ref, X, y = three
+    d = sd.dream(model, X[:4], sd.score(c), steps=5, lr=0.1)
+    with torch.no_grad():
+        added = (model(d.x) - model(X[:4]))[:, c]
+        mean = model(X[y == c])[:, c].mean()
+    table = sd.evaluate(d, ref)
+    assert (added > 0).all()
+    assert np.allclose(table["gain"], added / mean.abs(), rtol=1e-3)
+    assert np.allclose(table["score"], d.activations[:, c], rtol=1e-5)
