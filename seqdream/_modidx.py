@@ -129,6 +129,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'seqdream.dreaming.Setting': ('dreaming.html#setting', 'seqdream/dreaming.py'),
                                    'seqdream.dreaming._plain': ('dreaming.html#_plain', 'seqdream/dreaming.py'),
                                    'seqdream.dreaming._read_dreams': ('dreaming.html#_read_dreams', 'seqdream/dreaming.py'),
+                                   'seqdream.dreaming._some': ('dreaming.html#_some', 'seqdream/dreaming.py'),
                                    'seqdream.dreaming._summary': ('dreaming.html#_summary', 'seqdream/dreaming.py'),
                                    'seqdream.dreaming._under': ('dreaming.html#_under', 'seqdream/dreaming.py'),
                                    'seqdream.dreaming.apply_callback': ('dreaming.html#apply_callback', 'seqdream/dreaming.py'),

@@ -59,21 +59,15 @@ class Dreams:
 
     def __getitem__(self, which) -> "Dreams":
         "Some of the rows, by index, slice, list or mask."
-        i = torch.arange(len(self))[which].reshape(-1)
-        parts = {name: getattr(self, name)[i] for name in PER_ROW}
-        return replace(
-            self,
-            **parts,
-            status=[self.status[j] for j in i.tolist()],
-            history={name: v[:, i] for name, v in self.history.items()},
-            snapshots={step: v[i] for step, v in self.snapshots.items()},
-            settings={**self.settings, "rows": i.tolist()},
-        )
+        return _some(self, which)
 
     def __repr__(self):
         return _summary(self)
 
-    def save(self, path: str | Path) -> Path:
+    def save(
+        self,
+        path: str | Path,  # of the file to write
+    ) -> Path:
         "One safetensors file, written whole; float32, settings as JSON."
         parts = {name: getattr(self, name) for name in PER_ROW}
         parts |= {f"history/{name}": v for name, v in self.history.items()}
@@ -82,11 +76,27 @@ class Dreams:
         return write_tensors(path, parts, meta, kind="dreams")
 
     @classmethod
-    def load(cls, path: str | Path) -> "Dreams":
+    def load(
+        cls,
+        path: str | Path,  # of a file that `save` wrote
+    ) -> "Dreams":
         "What `save` wrote; a missing, truncated or foreign file is named as such."
         return _read_dreams(path)
 
 # %% ../nbs/31_dreaming.ipynb #1fb7a0ec
+def _some(d: "Dreams", which) -> "Dreams":
+    "Some of the rows of a set of dreams."
+    i = torch.arange(len(d))[which].reshape(-1)
+    return replace(
+        d,
+        **{name: getattr(d, name)[i] for name in PER_ROW},
+        status=[d.status[j] for j in i.tolist()],
+        history={name: v[:, i] for name, v in d.history.items()},
+        snapshots={step: v[i] for step, v in d.snapshots.items()},
+        settings={**d.settings, "rows": i.tolist()},
+    )
+
+
 def _summary(d: "Dreams") -> str:
     "What a set of dreams prints."
     counts = [f"{d.status.count(s)} {s}" for s in STATUS if s in d.status]

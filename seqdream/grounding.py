@@ -64,18 +64,28 @@ class TrustRegion:
         kinds = dict(zip(self.distance.kinds, radii, strict=True))
         return f"TrustRegion({kinds}, normalize={self.normalize}, held={self.held})"
 
-    def check(self, n: int) -> None:
+    def check(
+        self,
+        n: int,  # rows of the walk
+    ) -> None:
         "Refuse settings that do not fit `n` rows."
         if len(self.anchor) != n:
             raise ValueError(
                 f"the trust region has {len(self.anchor)} anchors for {n} rows; give one each"
             )
 
-    def excess(self, x: Tensor) -> Tensor:
+    def excess(
+        self,
+        x: Tensor,  # series, (n, channels, timepoints)
+    ) -> Tensor:
         "Largest distance over its radius, (n,): at most 1 inside."
         return excess(self, x)
 
-    def inside(self, x: Tensor, anchor: Tensor) -> Tensor:
+    def inside(
+        self,
+        x: Tensor,  # series, (n, channels, timepoints)
+        anchor: Tensor,  # a series inside for each row, (n, channels, timepoints)
+    ) -> Tensor:
         "The series themselves, or near them inside, float64."
         return pulled_inside(self, x, anchor)
 
@@ -191,15 +201,25 @@ class Jitter:
     def __post_init__(self):
         check_per_row("decay", self.decay, 0, high=0.9999)
 
-    def check(self, n: int) -> None:
+    def check(
+        self,
+        n: int,  # rows of the walk
+    ) -> None:
         "Refuse settings that do not fit `n` rows."
         check_per_row("scale", self.scale, n)
 
-    def active(self, step: int) -> bool:
+    def active(
+        self,
+        step: int,  # of the walk, from 0
+    ) -> bool:
         "Is there still noise at this step?"
         return bool((torch.as_tensor(self.scale) > 0).any()) and self.decay**step > FAINT
 
-    def shaken(self, rows: Tensor, step: int) -> Tensor:
+    def shaken(
+        self,
+        rows: Tensor,  # numbers of some rows, (m,)
+        step: int,  # of the walk, from 0
+    ) -> Tensor:
         "Which of the rows there is still noise for, (m,)."
         on = torch.as_tensor(self.scale).cpu() > 0
         on = on.expand(len(rows)) if on.ndim == 0 else on[rows.cpu()]
@@ -235,7 +255,10 @@ class Band:
         bands = [tuple(round(v, 3) for v in pair) for pair in ends]
         return f"Band({dict(zip(self.distance.kinds, bands, strict=True))}, weight={self.weight})"
 
-    def check(self, n: int) -> None:
+    def check(
+        self,
+        n: int,  # rows of the walk
+    ) -> None:
         "Refuse settings that do not fit `n` rows."
         check_per_row("weight", self.weight, n)
 

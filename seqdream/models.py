@@ -121,16 +121,18 @@ class ResNet(nn.Module):
         self.config = {"n_channels": n_channels, "n_classes": n_classes}
         self.config |= {"filters": list(filters), "kernels": list(kernels)}
         _check_sizes(**self.config)
-        widths = [n_channels, *filters]
-        blocks = [ResidualBlock(a, b, kernels) for a, b in zip(widths, filters)]
-        self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Linear(widths[-1], n_classes)
+        pairs = zip([n_channels, *filters], filters)
+        self.blocks = nn.Sequential(*(ResidualBlock(a, b, kernels) for a, b in pairs))
+        self.head = nn.Linear(filters[-1], n_classes)
 
     def features(self, x: Tensor) -> Tensor:  # of series (n, channels, timepoints)
         "What the last block gives, averaged over time: (n, filters[-1])."
         return self.blocks(x).mean(-1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,  # series, (n, channels, timepoints)
+    ) -> Tensor:
         return self.head(self.features(x))
 
     @classmethod
@@ -172,7 +174,10 @@ class FCN(nn.Module):
         "What the last convolution gives, averaged over time: (n, filters[-1])."
         return self.body(x).mean(-1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,  # series, (n, channels, timepoints)
+    ) -> Tensor:
         return self.head(self.features(x))
 
 # %% ../nbs/01_models.ipynb #c6664c0e
@@ -243,7 +248,10 @@ class InceptionTime(nn.Module):
                 before = x
         return x.mean(-1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,  # series, (n, channels, timepoints)
+    ) -> Tensor:
         return self.head(self.features(x))
 
 # %% ../nbs/01_models.ipynb #2ae4fddf
@@ -320,7 +328,10 @@ class Adapter(nn.Module):
         self.channels_last = channels_last
         self.binary = binary
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,  # series, (n, channels, timepoints)
+    ) -> Tensor:
         out = self.model(x.transpose(1, 2) if self.channels_last else x)
         a = one_tensor(out, self.output)
         if not self.binary:

@@ -56,7 +56,10 @@ class AlphaNorm:
     level: float = 0.0  # what values are counted from, in the data's units
     label = "alpha_norm"
 
-    def check(self, n: int) -> None:
+    def check(
+        self,
+        n: int,  # rows of the walk
+    ) -> None:
         "Refuse settings that do not fit `n` rows."
         check_per_row("lambda_alpha", self.weight, n)
         check_per_row("alpha", self.alpha, n, low=1, high=20)
@@ -90,7 +93,10 @@ class TotalVariation:
     unit: float = 1.0  # jumps are counted in these
     label = "total_variation"
 
-    def check(self, n: int) -> None:
+    def check(
+        self,
+        n: int,  # rows of the walk
+    ) -> None:
         "Refuse settings that do not fit `n` rows."
         check_per_row("lambda_beta", self.weight, n)
         check_per_row("beta", self.beta, n, low=1, high=20)
@@ -121,7 +127,10 @@ class Smoothness:
     unit: float = 1.0  # jumps are counted in these
     label = "smoothness"
 
-    def check(self, n: int) -> None:
+    def check(
+        self,
+        n: int,  # rows of the walk
+    ) -> None:
         "Refuse settings that do not fit `n` rows."
         check_per_row("lambda_sm", self.weight, n)
 
@@ -151,7 +160,10 @@ class Diversity:
     width: int = 5  # frequencies smoothed over, odd
     label = "diversity"
 
-    def check(self, n: int) -> None:
+    def check(
+        self,
+        n: int,  # rows of the walk
+    ) -> None:
         "Refuse settings that do not fit `n` rows."
         check_per_row("diversity", self.weight, n)
         if n < 2:

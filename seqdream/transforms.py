@@ -161,7 +161,10 @@ class GaussianBlur:
             raise ValueError(f"on={self.on!r}: there are iterate, gradient")
         check_per_row("decay", self.decay, 0, high=1)
 
-    def check(self, n: int) -> None:
+    def check(
+        self,
+        n: int,  # rows of the walk
+    ) -> None:
         "Refuse settings that do not fit `n` rows."
         check_per_row("sigma", self.sigma, n, high=1e4)
 
@@ -212,7 +215,10 @@ class ExponentialSmoothing:
                 "for an average of gradients use an optimizer with momentum"
             )
 
-    def check(self, n: int) -> None:
+    def check(
+        self,
+        n: int,  # rows of the walk
+    ) -> None:
         "Refuse settings that do not fit `n` rows."
         check_per_row("factor", self.factor, n, low=1e-3, high=1)
 
@@ -244,7 +250,10 @@ class Clamp:
     high: float | Tensor  # highest value allowed
     on: str = "iterate"  # or "gradient"
 
-    def check(self, n: int) -> None:
+    def check(
+        self,
+        n: int,  # rows of the walk
+    ) -> None:
         "Refuse bounds that cross, or are not numbers."
         if not (torch.as_tensor(self.low) <= torch.as_tensor(self.high)).all():
             raise ValueError(
@@ -305,7 +314,10 @@ class L2Decay:
     rate: float | Sequence[float] | Tensor = 0.01  # share lost per step; one per row allowed
     on: str = "iterate"  # or "gradient"
 
-    def check(self, n: int) -> None:
+    def check(
+        self,
+        n: int,  # rows of the walk
+    ) -> None:
         "Refuse settings that do not fit `n` rows."
         check_per_row("rate", self.rate, n, high=1)
 
@@ -328,7 +340,10 @@ class RandomScaling:
         if self.per not in ("series", "point"):
             raise ValueError(f"per={self.per!r}: there are series, point")
 
-    def check(self, n: int) -> None:
+    def check(
+        self,
+        n: int,  # rows of the walk
+    ) -> None:
         "Refuse settings that do not fit `n` rows."
         check_per_row("spread", self.spread, n, high=1)
 
@@ -363,7 +378,10 @@ class NoiseOnStall:
     on: str = "iterate"  # or "gradient"
     wakes = True  # it moves a series that has no gradient
 
-    def check(self, n: int) -> None:
+    def check(
+        self,
+        n: int,  # rows of the walk
+    ) -> None:
         "Refuse settings that do not fit `n` rows."
         _check_noise(self.scale, self.sigma, n)
         _check_patience(self.patience)
@@ -385,7 +403,10 @@ class NoiseOnOvershoot:
     on: str = "iterate"  # or "gradient"
     wakes = True  # it moves a series that has no gradient
 
-    def check(self, n: int) -> None:
+    def check(
+        self,
+        n: int,  # rows of the walk
+    ) -> None:
         "Refuse settings that do not fit `n` rows."
         _check_noise(self.scale, self.sigma, n)
 
@@ -408,7 +429,10 @@ class RandomRestart:
     on: str = "iterate"  # it acts on the series
     wakes = True  # it moves a series that has no gradient
 
-    def check(self, n: int) -> None:
+    def check(
+        self,
+        n: int,  # rows of the walk
+    ) -> None:
         "Refuse settings that do not fit `n` rows."
         _check_noise(self.scale, self.sigma, n)
         _check_patience(self.patience)
