@@ -69,8 +69,8 @@ FAULTS = (
     ),
     Fault(
         "percentile counted from the wrong side",
-        "return 100 * np.searchsorted(real, d) / len(real)",
-        "return 100 - 100 * np.searchsorted(real, d) / len(real)",
+        "return 100 * np.searchsorted(scale, distances) / len(scale)",
+        "return 100 - 100 * np.searchsorted(scale, distances) / len(scale)",
         "test_grounded_never_leaves",
     ),
     Fault(
@@ -93,14 +93,14 @@ FAULTS = (
     ),
     Fault(
         "arrived where the answer is not finite",
-        "objective.arrived(a.detach(), rows).cpu() & good if",
-        "objective.arrived(a.detach(), rows).cpu() if",
+        "arrived = objective.arrived(a, rows) & answer.fine",
+        "arrived = objective.arrived(a, rows)",
         "noticed_nothing_arrives",
     ),
     Fault(
         "Eq. 2 without its floor",
-        "T[..., c].square().clamp_min(floor)",
-        "T[..., c].square()",
+        "/ own.square().clamp_min(target.floor)",
+        "/ own.square()",
         "noticed_a_target_of_score_zero",
     ),
     Fault(
@@ -117,8 +117,8 @@ FAULTS = (
     ),
     Fault(
         "a model's modes are not put back",
-        "for m, training in loan[1]: m.training = training",
-        "for m, training in loan[1]: pass",
+        "for m, training in loan.modes: m.training = training",
+        "for m, training in loan.modes: pass",
         "noticed_a_model_goes_home or model_is_a_guest",
     ),
 )
