@@ -350,7 +350,7 @@ class Region:
 # %% ../nbs/20_objectives.ipynb #ee5bacad
 _REGIONS = (
     Region("centre", "class centre", 1.0, _on_line, "the class mean"),
-    Region("max", "far border", 2.5, _on_line, "its far border (the paper's max)"),
+    Region("max", "far border", FAR_BORDER, _on_line, "its far border (the paper's max)"),
     Region("edge", "outermost real", 1.0, _outermost, "the outermost real activation"),
     Region("boundary", "boundary", None, _tied_means, "where the two likeliest classes tie"),
     Region(
