@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .reference import Reference
+from .reference import FAR_BORDER, Reference
 
 # %% ../nbs/20_objectives.ipynb #33db14fa
 def per_row(
