@@ -134,7 +134,7 @@ def _add_train(add: Callable) -> None:
 # %% ../nbs/63_cli.ipynb #63b00004
 def _train_judges(a: argparse.Namespace) -> int:
     "Judges for the verdict, each with its accuracy."
-    from seqdream.verdict import save_judges  # `sd.verdict` is the function
+    from seqdream.judges import save_judges
 
     data = sd.load_dataset(a.name, a.root, a.length)
     out = _folder(a.zoo or a.out)

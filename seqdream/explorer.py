@@ -46,12 +46,13 @@ from seqdream.figures import (
     set_name,
     time_axis,
 )
+from .judges import load_judges
 from .methods import METHODS, STARTS, check_reference, sequence_dreaming
 from .models import pretrained_models
 from .objectives import REGIONS, region_target
 from .reference import Reference, load_pretrained
 from .search import LOGARITHMIC, TABLE_1
-from .verdict import load_judges, verdict
+from .verdict import verdict
 
 # %% ../nbs/62_explorer.ipynb #df03d98e
 LIGHT = {"paper": "#ffffff", "ink": "#222222", "pale": "#bbbbbb"}

@@ -25,7 +25,7 @@ from .models import write_whole
 from .objectives import REGIONS, class_score, region_target, score_ratio
 from .reference import KINDS, Reference
 from .search import LOGARITHMIC, Search
-from .verdict import TWINS, best_radius
+from .twins import TWINS, best_radius
 
 if TYPE_CHECKING:
     import pandas

@@ -24,17 +24,6 @@ from .twins import RIVALS, TWIN_KINDS, at_best_radius, best_rival, compare
 if TYPE_CHECKING:
     import pandas
 
-# %% ../nbs/51_verdict.ipynb #5a51de00
-# Addresses from before judges and twins had rooms of their own, for those that still ask here.
-from .judges import SpectrumClassifier, load_judges, save_judges, train_judges  # noqa: F401
-from seqdream.twins import (  # noqa: F401
-    TWINS,
-    _gaussian_log_odds,
-    best_radius,
-    scramble_phases,
-    twin_series,
-)
-
 # %% ../nbs/51_verdict.ipynb #faf169d7
 def bootstrap_interval(
     v: "np.ndarray | list[np.ndarray]",  # independent values (n,); or groups of them, drawn whole
