@@ -153,7 +153,7 @@ def noted(ref: Reference, method: str, start, numbers: dict) -> dict:
     found = {"method": method, "dataset": ref.name, "model": ref.meta.get("model")}
     found["start"] = start if isinstance(start, str) else "given"
     for name, v in numbers.items():
-        written = isinstance(v, (str, type(None), list))
+        written = isinstance(v, (str, int, float, type(None), list))
         found[name] = v if written else torch.as_tensor(v).tolist()
     return found
 
