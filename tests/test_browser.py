@@ -72,7 +72,7 @@ def serve(*options):
 def end(process):
     os.killpg(process.pid, signal.SIGINT)
     try:
-        process.wait(20)
+        process.wait(60)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
