@@ -256,7 +256,10 @@ def sequence_dreaming(
 def without_loss(
     ref: Reference,  # gives the data's mean, spread and range
 ) -> list:  # transforms, in the order in which they act
-    "The paper's seven regularisers without the loss together, each gently. Source: section 4.1."
+    """The paper's seven regularisers without the loss together, each gently.
+
+    Source: section 4.1.
+    """
     return [
         GaussianBlur(1.0, on="gradient"),
         MovingAverage(3, on="gradient"),
