@@ -70,7 +70,7 @@ def serve(*options):
 
 
 def end(process):
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGTERM)  # deaf to Ctrl-C in a background job
     try:
         process.wait(60)
     finally:
