@@ -215,7 +215,7 @@ def keep_best(s: Rows, step: int, answer: Answer, arrived: Tensor, last: bool) -
     s.steps[rows] = step
     s.loss[answer.rows[better]] = loss[better]
 
-
+# %% ../nbs/31_dreaming.ipynb #b75314df
 def count_stall(s: Rows, answer: Answer) -> None:
     "Count the steps since each row's loss last fell by `PROGRESS`; call before `keep_best`."
     best = s.loss[answer.rows]
@@ -505,7 +505,7 @@ def finished(loop: Loop) -> Dreams:
         described(loop),
     )
 
-
+# %% ../nbs/31_dreaming.ipynb #e1ded9c8
 def run(setting: Setting) -> Dreams:
     "The dreams of a setting; Ctrl-C ends the walk with what there is."
     check_setting(setting)

@@ -109,7 +109,7 @@ def excess(region: TrustRegion, x: Tensor) -> Tensor:
     flat = (x[:, free].std(-1) < LEAST_SPREAD).any(1)
     return torch.where(flat, float("inf"), over)
 
-
+# %% ../nbs/41_grounding.ipynb #f80f43bc
 def between(region: TrustRegion, anchor: Tensor, x: Tensor) -> Tensor:
     "A point inside on the way from each anchor to its series, as far along as bisection finds."
     low = (excess(region, x) <= 1).to(x.dtype)  # the whole way, or none of it
@@ -190,7 +190,7 @@ def trust_region(
 # %% ../nbs/41_grounding.ipynb #1afd7557
 FAINT = 0.05  # share of its first strength at which the noise ends
 
-
+# %% ../nbs/41_grounding.ipynb #91ecf88f
 @dataclass(frozen=True)
 class Jitter:
     "Normal noise added to a series' parameters before the model is asked; it fades and ends."

@@ -254,7 +254,7 @@ def train_judges(
         found.append(judge)
     return found
 
-
+# %% ../nbs/45_judges.ipynb #8baaaf3d
 def _check_every_class(where: str, y: Tensor, n_classes: int) -> None:
     "Refuse labels among which a class is missing."
     lacking = sorted(set(range(n_classes)) - set(y.tolist()))
