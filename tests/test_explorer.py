@@ -409,6 +409,8 @@ def test_other_data(name, model, kw):
 
 
 LEAK = """
+import ctypes
+import gc
 import json
 import ipywidgets as W
 import psutil
@@ -416,11 +418,14 @@ import seqdream as sd
 
 e = sd.explore(*sd.load_pretrained("FordA", "paper"))
 e.knobs["steps"].value = 5
+trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)  # glibc has it
 seen = []
 for i in range(100):
     e.knobs["region"].value = ("centre", "max")[i % 2]
     e.dream()
     e.wait()
+    gc.collect()
+    trim(0)
     megabytes = psutil.Process().memory_info().rss / 2**20
     seen.append((megabytes, len(W.widget._instances)))
 print(json.dumps(seen))
@@ -430,14 +435,15 @@ print(json.dumps(seen))
 def test_a_hundred_dreams_leak_nothing_to_speak_of():
     """In a process of its own.
 
-    The least of each window counts, because what the allocator holds for a moment is no leak.
+    Rubbish is collected and the allocator gives back what it holds before each reading: neither
+    is a leak. Left alone the allocator's share was seen to grow by 28 to 56 MB and then stay.
     """
     done = subprocess.run([sys.executable, "-c", LEAK], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     rss, living = map(np.array, zip(*json.loads(done.stdout)))
     early = rss[12:32].min()
     late = rss[80:].min()
-    assert late - early < 50, rss.round().tolist()
+    assert late - early < 25, rss.round().tolist()
     assert (living[12:] == living[12]).all(), rss.round().tolist()
 
 
