@@ -10,11 +10,15 @@ import sys
 from types import ModuleType
 
 _parts = {
-    "data": "Dataset Physical available_datasets check_series load_dataset z_normalise",
-    "models": """Adapter FCN InceptionTime NETWORKS PRESETS ResNet accuracy load_model make_model
-        predict pretrained_models save_model""",
+    "checks": "",
+    "files": "",
+    "data": "Dataset Physical check_labels check_series class_index z_normalise",
+    "models": """FCN InceptionTime NETWORKS PRESETS ResNet load_model make_model pretrained_models
+        save_model""",
+    "guests": "Adapter accuracy inspect_model predict",
     "training": "Augment fit plot_history",
     "help": "",
+    "readers": "available_datasets load_dataset",
     "activations": "Probe",
     "reference": "Reference load_pretrained",
     "objectives": """Objective REGIONS class_margin climb direction margin reach region_target score

@@ -9,21 +9,29 @@ __all__ = ['STATUS', 'PER_ROW', 'PATIENCE', 'PROGRESS', 'OPTIMIZERS', 'SNAPSHOTS
            'check_ingredients', 'check_setting', 'warn_of_softmax', 'dream']
 
 # %% ../nbs/31_dreaming.ipynb #5ffb263d
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
+from operator import add
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .activations import Probe
+from .activations import Layer, Probe
+from .checks import check_length, check_rows, guarded
 from .data import check_series
-from .engine import Engine, leaky_backward
-from .models import borrowed, read_tensors, write_tensors
-from .objectives import Objective, check_per_row, per_row
+from .engine import NO_GRADIENT, Engine, leaky_backward, undisturbed
+from .files import read_tensors, reads, write_tensors
+from seqdream.guests import (
+    ENDS_IN_SOFTMAX,
+    borrowed,
+    inspect_model,
+    tell_once,
+    warn_of_probabilities,
+)
+from .objectives import Objective, per_row
 from .parametrizations import Time
 from .transforms import Walk, row_stream
 
@@ -113,9 +121,12 @@ def _under(tensors: dict, prefix: str) -> dict:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
+@reads("dreams")
 def _read_dreams(path: str | Path) -> Dreams:
     "See `Dreams.load`."
     tensors, meta = read_tensors(path, kind="dreams")
+    if len(meta["status"]) != len(tensors["x"]) or not isinstance(meta["settings"], dict):
+        raise ValueError("status or settings are not those of the dreams")
     kept = {int(step): v for step, v in _under(tensors, "snapshots/").items()}
     return Dreams(
         **{name: tensors[name] for name in PER_ROW},
@@ -142,13 +153,14 @@ class Rows:
         self.x = start.float().cpu().clone()  # the best series so far
         self.a = activations.clone()  # its activations
         self.steps = torch.zeros(n, dtype=torch.long)  # where it was found
-        self.loss = torch.full((n,), float("inf"))  # its loss
+        self.loss = torch.full((n,), float("inf"), dtype=torch.float32)  # its loss
         self.status = ["exhausted"] * n
         no = torch.zeros(n, dtype=torch.bool)
         self.live = ~no  # rows that still walk
         self.stalled = torch.zeros(n, dtype=torch.long)  # steps since the loss last improved
         self.overshot = no.clone()  # is the activation beyond the target?
-        self.moved = no.clone()  # has there ever been a gradient?
+        self.moved = no.clone()  # was there a gradient at the first step?
+        self.silent = no.clone()  # did the objective have none there, whatever the penalties had?
         self.escaped = no.clone()  # was one made up, see `leaky_backward`?
         self.history = {}  # name -> a line per step
         self.snapshots = {}
@@ -157,6 +169,10 @@ class Rows:
         "Numbers of the rows that still walk."
         return torch.nonzero(self.live).flatten()
 
+    def all_of(self, rows: Tensor) -> bool:
+        "Are these rows, in order and none twice, the whole set? Then nothing has to be picked."
+        return len(rows) == len(self.live)
+
     def end(self, rows: Tensor, status: str) -> None:
         "These rows walk no further."
         for i in rows.tolist():
@@ -164,11 +180,28 @@ class Rows:
         self.live[rows] = False
 
 # %% ../nbs/31_dreaming.ipynb #656c5186
+def _never_answered(s: Rows) -> Tensor:
+    "Rows without a gradient at the start whose activation has been the same ever since, (n,)."
+    if not s.silent.any():
+        return s.silent
+    a = torch.stack(s.history["activation"])
+    return s.silent & ((a == a[:1]) | a.isnan()).flatten(2).all(2).all(0)
+
+
 def statuses(s: Rows) -> list[str]:
-    "As kept, and `saturated` for rows that still walk but have stalled for `PATIENCE`."
+    """As kept; of rows that still walk those are `dead` that the model never answered.
+
+    And `saturated` those that have stalled for `PATIENCE`.
+    """
     resting = (s.live & (s.stalled >= PATIENCE)).tolist()
-    pairs = zip(resting, s.status, strict=True)
-    return ["saturated" if rests else status for rests, status in pairs]
+    dead = (s.live & _never_answered(s)).tolist()
+    found = list(s.status)
+    for i, status in enumerate(found):
+        if resting[i]:
+            found[i] = "saturated"
+        if dead[i] and status == "exhausted":
+            found[i] = "dead"
+    return found
 
 # %% ../nbs/31_dreaming.ipynb #f2d39b40
 @dataclass(frozen=True, eq=False)
@@ -179,6 +212,7 @@ class Answer:
     some: Tensor  # the same, padded with copies of the last
     z: Tensor  # their parameters, padded; a leaf of the graph
     total: Tensor  # the sum of all losses, the root of the graph
+    aim: Tensor  # the sum of the objective's share of it
     x: Tensor  # the series, float32 on the CPU, (m, channels, timepoints)
     lines: dict  # "loss", "objective", each penalty (m,), "activation" (m, features), on the CPU
     shaken: Tensor  # which rows were asked about with noise, (m,)
@@ -193,10 +227,14 @@ class Answer:
 # %% ../nbs/31_dreaming.ipynb #ce9a1583
 def record_step(s: Rows, step: int, answer: Answer) -> None:
     "Write what was said about a micro-batch into the history."
+    whole = s.all_of(answer.rows)
     for name, v in answer.lines.items():
         steps = s.history.setdefault(name, [])
+        if whole:
+            steps.append(v)
+            continue
         if len(steps) == step:
-            steps.append(torch.full((len(s.live), *v.shape[1:]), float("nan")))
+            steps.append(torch.full((len(s.live), *v.shape[1:]), float("nan"), dtype=v.dtype))
         steps[step][answer.rows] = v
 
 
@@ -206,22 +244,35 @@ def keep_best(s: Rows, step: int, answer: Answer, arrived: Tensor, last: bool) -
     Answers to noise say nothing about the series: while there is noise the latest is kept.
     """
     fine = answer.fine
+    rows = answer.rows
     loss = torch.where(answer.shaken, float("inf"), answer.lines["loss"])
-    better = fine & (loss < s.loss[answer.rows])
+    whole = s.all_of(rows)
+    better = fine & (loss < (s.loss if whole else s.loss[rows]))
     take = arrived | (fine if last else torch.where(answer.shaken, fine, better))
-    rows = answer.rows[take]
-    s.x[rows] = answer.x[take]
-    s.a[rows] = answer.lines["activation"][take]
-    s.steps[rows] = step
-    s.loss[answer.rows[better]] = loss[better]
+    if whole:
+        s.x = torch.where(take[:, None, None], answer.x, s.x)
+        s.a = torch.where(take[:, None], answer.lines["activation"], s.a)
+        s.steps.masked_fill_(take, step)
+        s.loss = torch.where(better, loss, s.loss)
+        return
+    s.x[rows[take]] = answer.x[take]
+    s.a[rows[take]] = answer.lines["activation"][take]
+    s.steps[rows[take]] = step
+    s.loss[rows[better]] = loss[better]
 
 # %% ../nbs/31_dreaming.ipynb #b75314df
 def count_stall(s: Rows, answer: Answer) -> None:
     "Count the steps since each row's loss last fell by `PROGRESS`; call before `keep_best`."
-    best = s.loss[answer.rows]
+    whole = s.all_of(answer.rows)
+    best = s.loss if whole else s.loss[answer.rows]
+    stalled = s.stalled if whole else s.stalled[answer.rows]
     enough = best - PROGRESS * best.abs().clamp_max(1e30)
     gained = answer.fine & ((answer.lines["loss"] < enough) | best.isinf())
-    s.stalled[answer.rows] = torch.where(gained | answer.shaken, 0, s.stalled[answer.rows] + 1)
+    stalled = torch.where(gained | answer.shaken, 0, stalled + 1)
+    if whole:
+        s.stalled = stalled
+    else:
+        s.stalled[answer.rows] = stalled
 
 
 def apply_callback(s: Rows, said) -> None:
@@ -289,6 +340,9 @@ class Loop:
         self.streams = [row_stream(s.seed, i) for i in streams]
         series = self.series(z, torch.arange(len(z)))
         self.rows = Rows(series, engine.start_activations)
+        self.nothing = torch.zeros(len(z), dtype=torch.bool)
+        self.on_gradient = [t for t in s.transforms if t.on == "gradient"]
+        self.on_series = [t for t in s.transforms if t.on == "iterate"]
 
     def series(self, z: Tensor, rows: Tensor) -> Tensor:
         "Series of some rows' parameters."
@@ -300,9 +354,32 @@ class Loop:
     def seen(self, step: int, rows: Tensor, previous: Tensor | None = None) -> Walk:
         "What transforms may know about some rows."
         s = self.rows
+        if s.all_of(rows):
+            return Walk(step, rows, s.stalled, s.overshot, self.streams, previous)
         return Walk(step, rows, s.stalled[rows], s.overshot[rows], self.streams, previous)
 
 # %% ../nbs/31_dreaming.ipynb #75e8a931
+def _check_one_per_row(name: str, v, m: int) -> None:
+    """A loss is one number per row.
+
+    Raises: ValueError, saying what to do, for anything else.
+    """
+    if isinstance(v, Tensor) and v.shape == (m,):
+        return
+    found = f"shape {tuple(v.shape)}" if isinstance(v, Tensor) else f"a {type(v).__name__}"
+    label = name if name == "objective" else f"penalty {name!r}"
+    raise ValueError(
+        f"{label} gives {found} for {m} rows: give one number per row, shape ({m},); "
+        "sum over channels and points only, as in .flatten(1).sum(1)"
+    )
+
+
+def _handed_out(v: Tensor, m: int) -> Tensor:
+    "The first `m` rows without their graph, float32, on the CPU."
+    v = v.detach()
+    return (v if len(v) == m else v[:m]).float().cpu()
+
+# %% ../nbs/31_dreaming.ipynb #69bb9e1b
 def ask(
     loop: Loop,
     step: int,
@@ -312,20 +389,26 @@ def ask(
     "The model's and the penalties' answer to a micro-batch of rows."
     s = loop.setting
     m = len(rows)
-    z = loop.z.detach()[some.to(loop.z.device)].requires_grad_()
+    z = loop.z.detach()
+    z = z.clone() if some is rows and loop.rows.all_of(rows) else z[some.to(z.device)]
+    z.requires_grad_()
     x = loop.series(z, some)
     asked = x
-    shaken = torch.zeros(m, dtype=torch.bool) if s.jitter is None else s.jitter.shaken(rows, step)
-    if shaken.any():  # the padding repeats the last row's noise and lends it no gradient
+    shaken = loop.nothing[:m] if s.jitter is None else s.jitter.shaken(rows, step)
+    if s.jitter is not None and shaken.any():  # the padding repeats the last row's noise
         noisy = s.jitter(z[:m], rows, loop.streams, step)
-        padding = noisy[-1:].detach().expand(len(z) - m, *z.shape[1:])
+        padding = noisy[-1:].detach().expand(len(z) - m, *z.shape[1:])  # and has no gradient
         asked = loop.series(torch.cat([noisy, padding]), some)
     a = loop.engine(asked, some)
     terms = {"objective": s.objective(a, some), **{p.label: p(x, some) for p in s.penalties}}
-    loss = sum(terms.values())
+    for name, v in terms.items():
+        _check_one_per_row(name, v, len(some))
+    loss = reduce(add, terms.values())
     said = {"loss": loss, **terms, "activation": a}
-    lines = {name: v.detach()[:m].float().cpu() for name, v in said.items()}
-    return Answer(rows, some, z, loss.sum(), x.detach()[:m].float().cpu(), lines, shaken)
+    lines = {name: _handed_out(v, m) for name, v in said.items()}
+    aim = terms["objective"].sum()
+    total = loss.sum() if s.penalties else aim
+    return Answer(rows, some, z, total, aim, _handed_out(x, m), lines, shaken)
 
 # %% ../nbs/31_dreaming.ipynb #75f5c72a
 def judge(
@@ -341,20 +424,22 @@ def judge(
     objective = loop.setting.objective
     rows = answer.rows
     a = answer.lines["activation"]
-    arrived = torch.zeros(len(rows), dtype=torch.bool)
+    arrived = loop.nothing[: len(rows)]
     if objective.arrived is not None:
         arrived = objective.arrived(a, rows) & answer.fine
     if loop.engine.precision != "float32" and arrived.any():
         exact = loop.engine.reported(answer.x[arrived].to(loop.z.device))
         arrived[arrived.clone()] = objective.arrived(exact, rows[arrived])
-    arrived &= ~answer.shaken
+    arrived = arrived & ~answer.shaken
     record_step(s, step, answer)
     count_stall(s, answer)
     keep_best(s, step, answer, arrived, loop.setting.keep == "last")
     if objective.overshot is not None:
         s.overshot[rows] = objective.overshot(a, rows) & answer.fine
-    s.end(rows[arrived], "arrived")
-    s.end(rows[~answer.fine], "diverged")
+    if arrived.any():
+        s.end(rows[arrived], "arrived")
+    if not answer.fine.all():
+        s.end(rows[~answer.fine], "diverged")
 
 # %% ../nbs/31_dreaming.ipynb #0e120a9e
 def woken(loop: Loop, answer: Answer, gradient: Tensor) -> Tensor:
@@ -371,46 +456,90 @@ def woken(loop: Loop, answer: Answer, gradient: Tensor) -> Tensor:
     return torch.where(dead.reshape(-1, *[1] * (z.ndim - 1)), made_up, gradient)
 
 
-def gradient_of(loop: Loop, answer: Answer) -> Tensor:
+def _check_aim(loop: Loop, answer: Answer) -> None:
+    """Does the objective depend on the series? Rows without a gradient of it are noted as silent.
+
+    Raises: ValueError where it does not.
+    """
+    slope = None
+    if answer.aim.requires_grad:
+        how = {"retain_graph": True, "allow_unused": True}
+        slope = torch.autograd.grad(answer.aim, answer.z, **how)[0]
+    if slope is None:
+        raise ValueError(NO_GRADIENT)
+    silent = (slope == 0).flatten(1).all(1)[: len(answer.rows)]
+    loop.rows.silent[answer.rows] = silent.cpu()
+
+
+def gradient_of(loop: Loop, answer: Answer, step: int) -> Tensor:
     "Each row's own gradient: rows are independent, so that of the sum is that of each."
-    if not answer.total.requires_grad:
-        raise ValueError(
-            "the loss does not depend on the series: the model gives no gradient "
-            "(a detach, an argmax or a numpy step in its forward pass?)"
-        )
+    if step == 0:
+        _check_aim(loop, answer)
     gradient = torch.autograd.grad(answer.total, answer.z)[0]
     if loop.setting.escape:
         gradient = woken(loop, answer, gradient)
-    return gradient[: len(answer.rows)]
+    return gradient if len(gradient) == len(answer.rows) else gradient[: len(answer.rows)]
 
 # %% ../nbs/31_dreaming.ipynb #e5d7e7c6
+def _optimized(loop: Loop, here: Tensor, g: Tensor) -> Tensor:
+    "Parameters of the rows `here` after a step of rate 1 along their gradient."
+    if loop.setting.optimizer == "sgd":
+        return loop.z.detach()[here] - g
+    loop.z.grad = torch.zeros_like(loop.z).index_copy_(0, here, g)
+    loop.optimizer.step()
+    return loop.z.detach()[here]
+
+
 def move(loop: Loop, step: int, gradient: Tensor) -> None:
     "Gradient transforms, optimizer, series transforms; a gradient not finite ends its row."
     s = loop.rows
     rows = s.going()
-    g = gradient[rows.to(gradient.device)]
-    for t in loop.setting.transforms:
-        if t.on == "gradient":
-            g = t(g, loop.seen(step, rows))
+    g = gradient if s.all_of(rows) else gradient[rows.to(gradient.device)]
+    for t in loop.on_gradient:
+        g = t(g, loop.seen(step, rows))
     fine = torch.isfinite(g).flatten(1).all(1).cpu()
-    s.moved[rows] |= (g != 0).flatten(1).any(1).cpu()
-    s.end(rows[~fine], "diverged")
-    rows = rows[fine]
-    g = g[fine.to(g.device)]
+    if step == 0:
+        s.moved[rows] = (g != 0).flatten(1).any(1).cpu()
+    if not fine.all():
+        s.end(rows[~fine], "diverged")
+        rows = rows[fine]
+        g = g[fine.to(g.device)]
     here = rows.to(loop.z.device)
-    before = loop.z.detach().clone()
-    loop.z.grad = torch.zeros_like(loop.z).index_copy_(0, here, g)
-    loop.optimizer.step()
-    on_series = [t for t in loop.setting.transforms if t.on == "iterate"]
     with torch.no_grad():
-        after = before[here] + per_row(loop.setting.lr, rows, g) * (loop.z[here] - before[here])
-        if on_series:
+        whole = loop.z.detach().clone()
+        before = whole if s.all_of(rows) else whole[here]
+        after = before + per_row(loop.setting.lr, rows, g) * (_optimized(loop, here, g) - before)
+        if loop.on_series:
             x = loop.series(after, rows)
-            seen = loop.seen(step, rows, loop.series(before[here], rows))
-            for t in on_series:
+            seen = loop.seen(step, rows, loop.series(before, rows))
+            for t in loop.on_series:
                 x = t(x, seen)
             after = loop.setting.parametrization.encode(x)
-        loop.z.copy_(before.index_copy_(0, here, after))
+        loop.z.copy_(after if before is whole else whole.index_copy_(0, here, after))
+
+# %% ../nbs/31_dreaming.ipynb #893f6e13
+def _ask_all(loop: Loop, step: int) -> Tensor:
+    "Ask and judge every row that walks; their gradients, zero for the others."
+    s = loop.rows
+    more = step < loop.setting.steps
+    gradient = None
+    shown = s.x.clone() if step in loop.setting.snapshots else None
+    for rows, some in loop.engine.parts(s.going()):
+        answer = ask(loop, step, rows, some)
+        judge(loop, step, answer)
+        if shown is not None:
+            shown[rows] = answer.x
+        if more and s.live[rows].any():
+            g = gradient_of(loop, answer, step)
+            if s.all_of(rows):
+                gradient = g
+                continue
+            if gradient is None:
+                gradient = torch.zeros_like(loop.z)
+            gradient.index_copy_(0, rows.to(g.device), g)
+    if shown is not None:
+        s.snapshots[step] = shown
+    return gradient
 
 # %% ../nbs/31_dreaming.ipynb #8701bbea
 def take_steps(loop: Loop, bar: tqdm) -> None:
@@ -419,25 +548,19 @@ def take_steps(loop: Loop, bar: tqdm) -> None:
     setting = loop.setting
     waking = any(getattr(t, "wakes", False) for t in setting.transforms)
     for step in range(setting.steps + 1):
-        gradient = torch.zeros_like(loop.z)
-        shown = s.x.clone()
-        for rows, some in loop.engine.parts(s.going()):
-            answer = ask(loop, step, rows, some)
-            judge(loop, step, answer)
-            shown[rows] = answer.x
-            if step < setting.steps and s.live[rows].any():
-                gradient.index_copy_(0, rows.to(gradient.device), gradient_of(loop, answer))
-        if step in setting.snapshots:
-            s.snapshots[step] = shown
-        bar.update(step > 0)
-        bar.set_postfix(arrived=s.status.count("arrived"), live=int(s.live.sum()), refresh=False)
+        gradient = _ask_all(loop, step)
+        if not bar.disable:
+            bar.update(step > 0)
+            arrived = s.status.count("arrived")
+            bar.set_postfix(arrived=arrived, live=int(s.live.sum()), refresh=False)
         if setting.callback is not None:
             apply_callback(s, setting.callback(step, so_far(loop)))
         if step == setting.steps or not s.live.any():
             return
         move(loop, step, gradient)
         if step == 0 and not waking:  # without a gradient a row never moves
-            s.end(torch.nonzero(s.live & ~s.moved).flatten(), "dead")
+            silent = s.silent & ~s.escaped
+            s.end(torch.nonzero(s.live & (silent | ~s.moved)).flatten(), "dead")
         if not s.live.any():
             return
 
@@ -457,7 +580,7 @@ def _plain(thing):
 def described(loop: Loop) -> dict:
     "The settings that are kept with the dreams."
     s = loop.setting
-    named = isinstance(s.layer, (str, type(None)))
+    at = s.layer if isinstance(s.layer, Layer) else Layer(s.layer)
     found = {
         "objective": s.objective.label,
         **s.objective.settings,
@@ -468,11 +591,12 @@ def described(loop: Loop) -> dict:
         "lr": s.lr,
         "steps": s.steps,
         "seed": s.seed,
-        "layer": s.layer if named else type(s.layer).__name__,
+        "layer": None if at.name is None else str(at),
         "keep": s.keep,
         "jitter": None if s.jitter is None else repr(s.jitter),
         **(s.settings or {}),
         "precision": loop.engine.precision,
+        "engine": loop.engine.answers,
         "micro_batch": s.micro_batch,
     }
     if loop.rows.escaped.any():
@@ -506,20 +630,46 @@ def finished(loop: Loop) -> Dreams:
     )
 
 # %% ../nbs/31_dreaming.ipynb #e1ded9c8
+def _walk(loop: Loop, bar: tqdm) -> None:
+    """Take the steps; Ctrl-C ends the walk with what there is.
+
+    An error takes the dreams so far along, as its attribute `dreams`.
+    """
+    try:
+        take_steps(loop, bar)
+    except KeyboardInterrupt:
+        loop.rows.end(loop.rows.going(), "stopped")
+    except Exception as e:
+        if loop.rows.history:
+            e.dreams = so_far(loop)
+        raise
+
+
+def _inspected(setting: Setting) -> nn.Module:
+    "The model, or an adapter of it; one that cannot be asked with a gradient is named as that."
+    try:
+        return inspect_model(setting.model, setting.start, layer=setting.layer)
+    except ValueError as e:
+        if "requires grad" in str(e):  # torch's words about numpy() in a forward pass
+            raise ValueError(f"{NO_GRADIENT}; {e}") from e
+        raise
+
+
+@undisturbed
 def run(setting: Setting) -> Dreams:
     "The dreams of a setting; Ctrl-C ends the walk with what there is."
     check_setting(setting)
+    setting = replace(setting, model=_inspected(setting))
     probe = Probe(setting.model, setting.layer)
-    warn_of_softmax(probe)
+    warn_of_softmax(probe, setting.start)
     bar = tqdm(total=setting.steps, disable=not setting.progress, desc="dreaming", unit="step")
     with borrowed(setting.model, setting.device) as where, bar:
         start = setting.start.to(where)
-        loop = Loop(setting, Engine(probe, start, setting.precision, setting.micro_batch))
-        try:
-            take_steps(loop, bar)
-        except KeyboardInterrupt:
-            loop.rows.end(loop.rows.going(), "stopped")
-        loop.rows.a = loop.engine.reported(loop.rows.x.to(where))
+        engine = Engine(probe, start, setting.precision, setting.micro_batch)
+        loop = Loop(setting, engine)
+        _walk(loop, bar)
+        loop.rows.a = engine.reported(loop.rows.x.to(where))
+        engine.keep()
     return finished(loop)
 
 # %% ../nbs/31_dreaming.ipynb #616d3444
@@ -566,26 +716,26 @@ def check_setting(s: Setting) -> None:
             "or a callable that makes one of torch's for [parameter]"
         )
     n = len(s.start)
-    check_per_row("lr", s.lr, n)
+    check_length("lr", s.lr, n)
     if s.streams is not None and len(s.streams) != n:
         raise ValueError(f"streams has {len(s.streams)} entries: give one for each of the {n} rows")
     check_ingredients(s.penalties, s.transforms)
     for part in (*s.penalties, *s.transforms, s.jitter):
+        check_rows(part, n)
         if hasattr(part, "check"):
             part.check(n)
 
 # %% ../nbs/31_dreaming.ipynb #927710ff
-def warn_of_softmax(probe: Probe) -> None:
+def warn_of_softmax(probe: Probe, start: Tensor) -> None:
     "A Softmax at the end hides the scores that a dream climbs."
-    last = list(probe.model.modules())[-1] if probe.layer is None else probe.layer
-    if isinstance(last, (nn.Softmax, nn.LogSoftmax)):
-        warnings.warn(
-            "the model ends in a Softmax: its gradient vanishes where the model is sure. "
-            "Dream on the layer before it (layer=...)",
-            stacklevel=4,
-        )
+    if probe.layer is None:
+        warn_of_probabilities(probe.model, start)
+    elif isinstance(probe.layer, (nn.Softmax, nn.LogSoftmax)):
+        tell_once(probe.model, ENDS_IN_SOFTMAX)
 
 # %% ../nbs/31_dreaming.ipynb #da85ba64
+@guarded
+@undisturbed
 def dream(
     model: nn.Module,  # takes `(n, channels, timepoints)`; left exactly as it was
     start: Tensor,  # series to begin from; one row of the result each
@@ -613,11 +763,11 @@ def dream(
 ) -> Dreams:
     """Optimise the input of a trained model. Rows are independent dreams.
 
-    Ctrl-C or a callback's True returns what there is.
+    Ctrl-C or a callback's True returns what there is; an error takes it along as `dreams`.
 
     Raises: ValueError or TypeError for whatever does not fit, before the first step.
     Source: Schlegel, Keim & Sutter 2024 (arXiv 2408.10628), Eq. 1 to 4, by choice of ingredients.
     """
     given = dict(locals())  # every argument under its name, as `Setting` wants them
-    given["start"] = check_series(start, constant=True, name="start")
+    given["start"] = check_series(start, constant=True, name="start", axis="channels_first")
     return run(Setting(**given))

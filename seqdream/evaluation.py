@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .activations import Probe
+from .checks import guarded
 from .data import check_series
 from .distances import KINDS
 from .dreaming import Dreams
+from .guests import gives_probabilities, probabilities
 from .judges import Judge
 from .objectives import class_score, gain, score_ratio
 from .penalties import smoothness
@@ -46,7 +47,8 @@ def _distances(x: Tensor, a: Tensor, ref: Reference, c: int) -> dict[str, np.nda
 def _answers(a: Tensor, ref: Reference) -> tuple[np.ndarray, np.ndarray]:
     "The likeliest class and its probability; at a hidden layer the nearest class mean, and NaN."
     if ref.has_scores:
-        probability, predicted = F.softmax(a, dim=1).max(1)
+        already = gives_probabilities(ref.activations) == "softmax"
+        probability, predicted = probabilities(a, already).max(1)
     else:
         probability = torch.full((len(a),), float("nan"))
         predicted = torch.cdist(a, ref.means).argmin(1)
@@ -84,6 +86,7 @@ def describe_series(
     }
 
 # %% ../nbs/50_evaluation.ipynb #43648baf
+@guarded
 def evaluate(
     d: Dreams,  # of one class
     ref: Reference,  # of the model that dreamt them
@@ -104,7 +107,8 @@ def evaluate(
     target_class = d.settings.get("target_class") if target_class is None else target_class
     if target_class is None:
         raise ValueError("these dreams name no class; pass target_class=")
-    _check_belongs(d, ref)
+    ref.check_dreams(d)
+    target_class = ref.check_class(target_class)
     told = {
         "method": d.settings.get("method", "dream"),
         "target_class": target_class,
@@ -120,16 +124,6 @@ def evaluate(
         raise ValueError("twins=True compares answers of the model; pass model=")
     beside = twin_columns(compare(d, model, ref, judges, seed, target_class))
     return pd.concat([table, beside], axis=1)
-
-# %% ../nbs/50_evaluation.ipynb #5a50de09
-def _check_belongs(d: Dreams, ref: Reference) -> None:
-    "Refuse dreams of other series or other activations than the reference holds."
-    if d.x.shape[1:] != ref.X.shape[1:] or d.activations.shape[1] != ref.n_features:
-        raise ValueError(
-            f"dreams of {d.x.shape[1]} × {d.x.shape[2]} points and {d.activations.shape[1]} "
-            f"features, a reference of {ref.n_channels} × {ref.n_timepoints} and "
-            f"{ref.n_features}: they do not belong together"
-        )
 
 # %% ../nbs/50_evaluation.ipynb #31ef9f89
 def _measured(d: Dreams, ref: Reference, c: int, space: str, kind: str):
@@ -170,13 +164,15 @@ def distance_table(
 
     `inverse` is as published. Table 3 has a fourth line, `nearest`: the Euclidean distance to the
     nearest training exemplar. `_low` and `_high` are quartiles. Classes of one series are left out.
-    Raises: ValueError: there is no such space.
+    Raises: ValueError: there is no such space, or the dreams are another model's.
     Source: Schlegel, Keim & Sutter (2024), Tables 2 and 3.
     """
     import pandas as pd
 
     if space not in ("activation", "time"):
         raise ValueError(f"space={space!r}: there are activation (Table 2), time (Table 3)")
+    for dreams in sets.values():
+        ref.check_dreams(dreams)
     kinds = [*KINDS, "nearest"] if space == "time" else KINDS
     rows = []
     for c in range(ref.n_classes):
@@ -205,6 +201,7 @@ def _without_bands(x: Tensor, edges: np.ndarray) -> Tensor:
     return torch.cat([torch.fft.irfft(kept, n=n_timepoints) for kept in left])
 
 
+@guarded
 def frequency_importance(
     model: nn.Module,  # takes (n, channels, timepoints); left as it was
     x: "Tensor | np.ndarray",  # series, (n, channels, timepoints)
@@ -215,13 +212,15 @@ def frequency_importance(
     """How much of the class score goes when a band of frequencies is taken out of a series.
 
     The loss is in class means.
-    Raises: ValueError: `bands` is no whole number from 1 to half the time points.
+    Raises: ValueError: `bands` is no whole number from 1 to half the time points, or the reference
+        is another model's.
     """
+    ref.check_model(model)
     x = check_series(x, ref.n_channels, ref.n_timepoints, constant=True)
     if not isinstance(bands, int) or not 1 <= bands <= ref.n_timepoints // 2:
         raise ValueError(f"bands={bands!r}: give a whole number, 1 to {ref.n_timepoints // 2}")
     edges = np.linspace(0, 0.5, bands + 1)
-    probe = Probe(model, ref.meta.get("layer"))
+    probe = Probe(model, ref.layer)
     a = probe.batched(x).repeat(bands, 1)
     lost = gain(a, probe.batched(_without_bands(x, edges)), ref, target_class)
     return edges, lost.reshape(bands, -1).T.numpy()

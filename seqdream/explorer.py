@@ -11,6 +11,7 @@ __all__ = ['LIGHT', 'DARK', 'RECIPES', 'PICKED', 'FIRST', 'SLIDERS', 'RANGES', '
 import base64
 import contextlib
 import copy
+import csv
 import html
 import inspect
 import io
@@ -31,6 +32,8 @@ import torch
 import traitlets
 from torch import Tensor, nn
 
+from .checks import guarded
+
 # %% ../nbs/62_explorer.ipynb #62a00060
 from .dreaming import Dreams
 from .evaluation import evaluate
@@ -42,6 +45,7 @@ from seqdream.figures import (
     activation_plane,
     class_colours,
     class_name,
+    drawn_class,
     plot_dreams,
     set_name,
     time_axis,
@@ -262,7 +266,7 @@ def _draw_series(page: "WalkPicture", ax) -> None:
     page.series = _plot_channels(ax, at, restore(page.x)[0], page.lift, "dream", color=own, lw=1.3)
     ax.set(xlim=(at[0], at[-1]), ylim=(page.reach[0] + page.lift.min(), page.reach[1]))
     ax.set_xlabel(name, labelpad=1)
-    ax.set_title(class_name(ref, page.c), fontsize=9, loc="left")
+    ax.set_title(drawn_class(ref, page.c), fontsize=9, loc="left")
     style = {"fontsize": 8, "frameon": False, "labelcolor": page.colours["ink"]}
     ax.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=3, **style)
 
@@ -734,9 +738,11 @@ def series_csv(
     start, x = ref.physical.restore(torch.cat([d.start[:1], d.x[:1]])).numpy()
     channels = [ref.physical.channel(i) or f"channel {i}" for i in range(ref.n_channels)]
     titles = [name] + [f"{what} {channel}" for what in ("start", "dream") for channel in channels]
-    lines = [",".join(titles)]
-    lines += [",".join(f"{v:.9g}" for v in row) for row in zip(at, *start, *x, strict=True)]
-    return ("\n".join(lines) + "\n").encode()
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")  # a channel's name may hold a comma
+    table.writerow(titles)
+    table.writerows([f"{v:.9g}" for v in row] for row in zip(at, *start, *x, strict=True))
+    return out.getvalue().encode()
 
 # %% ../nbs/62_explorer.ipynb #62a00032
 MOMENTS = 60  # of a film, at most: five seconds
@@ -1000,6 +1006,7 @@ class Explorer:
     close = _close
 
 # %% ../nbs/62_explorer.ipynb #5ac6d6b6
+@guarded
 def explore(
     model: nn.Module,  # any that the reference was made from
     ref: Reference,  # of this model

@@ -16,16 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from .activations import Probe
-from .data import z_normalise
+from .checks import check_setting, guarded, one_of, real_number
+from .data import check_series, z_normalise
+from .distances import Stretch
 from .dreaming import Dreams, Setting, run
-from .engine import leaky_backward
+from .engine import leaky_backward, undisturbed
+from .guests import borrowed
 from .methods import checked, noted, starting_series
-from .models import borrowed
 from seqdream.objectives import (
     REGIONS,
     TARGETED,
     Objective,
-    check_per_row,
     class_margin,
     margin,
     per_row,
@@ -34,7 +35,7 @@ from seqdream.objectives import (
 )
 from .parametrizations import Hold, Whitened
 from .penalties import Diversity
-from .reference import Reference, TimeDistance
+from .reference import Reference, TimeDistance, whitener
 from .transforms import UnitGradient, Walk
 
 # %% ../nbs/41_grounding.ipynb #ceb21496
@@ -48,6 +49,7 @@ def _each(v: Tensor) -> Tensor:
     return v.reshape(-1, 1, 1)
 
 # %% ../nbs/41_grounding.ipynb #2f78b3fe
+@guarded
 @dataclass(frozen=True, eq=False)
 class TrustRegion:
     "Keep series within given distances of a class; made by `trust_region`. A transform."
@@ -157,11 +159,12 @@ def _anchor(region: TrustRegion, own: Tensor, x: Tensor, percent: float) -> Tens
     return between(region, some[nearest][None], x)
 
 # %% ../nbs/41_grounding.ipynb #33f66bf6
+@guarded
 def trust_region(
     ref: Reference,  # has the class's moments and the distances of held-out series
     target_class: int,  # class index
     percent: float,  # of held-out real series of the class lie as near, or nearer
-    start: Tensor,  # series to begin from, (n, channels, timepoints)
+    start: "Tensor | np.ndarray",  # series to begin from, (n, channels, timepoints)
     normalize: bool | None = None,  # is a z-normalised series what counts? None: as the data are
     held: Sequence[int] = (),  # channels that keep the start's values
 ) -> TrustRegion:  # anchored at the starts; those outside are moved in towards a real series
@@ -172,9 +175,9 @@ def trust_region(
     Raises: ValueError where no exemplar lies inside, or all channels are held.
     """
     c = ref.check_class(target_class)
-    held = tuple(np.atleast_1d(np.asarray(held)).tolist())
-    known = all(isinstance(h, int) and 0 <= h < ref.n_channels for h in held)
-    if not known or len(set(held)) == ref.n_channels:
+    start = check_series(start, ref.n_channels, ref.n_timepoints, constant=True, name="start")
+    held = tuple(int(h) for h in np.atleast_1d(held))
+    if any(h >= ref.n_channels for h in held) or len(set(held)) == ref.n_channels:
         raise ValueError(
             f"held={held!r}: give some of the channels 0 to {ref.n_channels - 1}, not all"
         )
@@ -191,6 +194,7 @@ def trust_region(
 FAINT = 0.05  # share of its first strength at which the noise ends
 
 # %% ../nbs/41_grounding.ipynb #91ecf88f
+@guarded(decay=real_number(0, 0.9999))
 @dataclass(frozen=True)
 class Jitter:
     "Normal noise added to a series' parameters before the model is asked; it fades and ends."
@@ -198,16 +202,7 @@ class Jitter:
     scale: float | Tensor = 0.5  # standard deviation, in units of the parameters; or one per row
     decay: float = 0.98  # what is left of it after each step
 
-    def __post_init__(self):
-        check_per_row("decay", self.decay, 0, high=0.9999)
-
-    def check(
-        self,
-        n: int,  # rows of the walk
-    ) -> None:
-        "Refuse settings that do not fit `n` rows."
-        check_per_row("scale", self.scale, n)
-
+    @guarded
     def active(
         self,
         step: int,  # of the walk, from 0
@@ -240,6 +235,7 @@ def outside(d: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return above + below
 
 
+@guarded(low=None, high=None)
 @dataclass(frozen=True, eq=False)
 class Band:
     "weight · Σ over kinds of the squared excess over a band of distances; made by `band`."
@@ -255,19 +251,13 @@ class Band:
         bands = [tuple(round(v, 3) for v in pair) for pair in ends]
         return f"Band({dict(zip(self.distance.kinds, bands, strict=True))}, weight={self.weight})"
 
-    def check(
-        self,
-        n: int,  # rows of the walk
-    ) -> None:
-        "Refuse settings that do not fit `n` rows."
-        check_per_row("weight", self.weight, n)
-
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
         d = self.distance(x)
         out = outside(d, self.low.to(d).clamp_min(1e-9), self.high.to(d)).sum(1)
         return per_row(self.weight, rows, x[:, 0, 0]) * out.to(x.dtype)
 
 # %% ../nbs/41_grounding.ipynb #f68f2516
+@guarded
 def band(
     ref: Reference,  # has the class's moments and the distances of held-out series
     target_class: int,  # class index
@@ -280,13 +270,18 @@ def band(
     Raises: ValueError for an empty band.
     """
     distance = TimeDistance.of(ref, target_class, dtype=torch.float32)
-    if not low < high:
-        raise ValueError(f"band from percentile {low} to {high}: the first must be smaller")
+    _check_ends(low, high)
     ends = []
     for percent in (low, high):
         each = [ref.quantile(target_class, percent, "time", kind) for kind in distance.kinds]
         ends.append(torch.tensor(each))
     return Band(distance, *ends, weight)
+
+
+def _check_ends(low: float, high: float) -> None:
+    "Two percentiles with something between them."
+    if not low < high:
+        raise ValueError(f"from percentile low={low} to high={high}: the first must be smaller")
 
 # %% ../nbs/41_grounding.ipynb #dd0fd50e
 @dataclass(frozen=True, eq=False)
@@ -294,7 +289,7 @@ class _Typical:
     "An activation's distance from a class, kept between two ends."
 
     mean: Tensor  # (features,), float64
-    whitener: Tensor  # (features, dimensions)
+    whitener: Tensor | Stretch  # (features, dimensions)
     low: float
     high: float
 
@@ -307,6 +302,7 @@ class _Typical:
         return self.loss(a, rows) <= 1e-6
 
 
+@guarded
 def typical(
     ref: Reference,  # has the class's moments and the distances of held-out series
     target_class: int,  # class index
@@ -315,11 +311,11 @@ def typical(
     space_kind: str = "range",  # reading of the Mahalanobis distance
 ) -> Objective:
     "Be as far from a class's mean activation as its held-out real series are."
+    _check_ends(low, high)
     c = ref.check_class(target_class)
     g = ref._gaussian(c, "activation")
     ends = [ref.quantile(c, percent, "activation", space_kind) for percent in (low, high)]
-    whitener = torch.from_numpy(g.whitener(space_kind))
-    t = _Typical(torch.from_numpy(g.mean), whitener, *ends)
+    t = _Typical(torch.from_numpy(g.mean), whitener(g, space_kind), *ends)
     return Objective(t.loss, f"typical of class {c}", t.arrived)
 
 # %% ../nbs/41_grounding.ipynb #6a44b310
@@ -336,11 +332,8 @@ def _goal(ref: Reference, c: int, region, k: float | None, tolerance: float) -> 
     "What a grounded dream is to reach."
     if not isinstance(region, str):
         return reach(ref, c, region, k, "vector", tolerance)
-    if region not in REGIONS:
-        raise ValueError(
-            f"region={region!r}: there are {', '.join(REGIONS)}, "
-            f"or a vector of {ref.n_features} activations"
-        )
+    also = f"or a vector of {ref.n_features} activations"
+    check_setting("region", region, one_of(*REGIONS, also=also))
     if region == "beyond":
         return margin(ref, c)
     if region == "boundary":
@@ -354,6 +347,7 @@ HALVES = 6  # how often a dead start is moved halfway to its nearest exemplar
 
 def _dead(probe: Probe, goal: Objective, x: Tensor) -> Tensor:
     "Starts from which no gradient comes even with a leaky backward pass, (n,)."
+    probe.meet(x)
     with borrowed(probe.model) as where, leaky_backward():
         v = x.detach().clone().to(where).requires_grad_()
         loss = goal(probe.pooled(v)).sum()
@@ -390,16 +384,10 @@ BAND_WEIGHT = 30.0  # of the band against relative squared distances from the ta
 AT_WALL = 0.98  # share of the wall's distance from which a dream counts as being there
 
 
-def _check_grounded(ref: Reference, trust: float, shake: float, held: Sequence[int]) -> None:
-    "Refuse numbers out of range, and a channel in which there is nothing to dream."
-    if np.ndim(shake) or not float(shake) >= 0:
-        raise ValueError(f"shake={shake!r}: give one number, 0 or more")
-    if not 0 < trust <= 100:
-        raise ValueError(
-            f"trust={trust!r}: give a percentile of held-out real series, above 0, at most 100"
-        )
+def _check_channels(ref: Reference, held: int | Sequence[int]) -> None:
+    "Refuse a channel in which there is nothing to dream."
     varies = (torch.as_tensor(ref.bands["high"]) > torch.as_tensor(ref.bands["low"])).any(-1)
-    still = [i for i in range(ref.n_channels) if not varies[i] and i not in held]
+    still = [i for i in range(ref.n_channels) if not varies[i] and i not in np.atleast_1d(held)]
     if still:
         raise ValueError(
             f"channel {still[0]} is constant in all training series; "
@@ -440,7 +428,7 @@ def _grounded(
 ) -> Dreams:
     "The walk of `grounded_dreaming`, from starts that are inside and have a gradient."
     c = goal.settings["target_class"]
-    layer = ref.meta.get("layer")
+    layer = ref.layer
     own = ref.X[ref.exemplar_classes == c]
     within = _alive(Probe(model, layer), goal, own, within)
     x = within.anchor.float()
@@ -464,7 +452,14 @@ def _grounded(
     walk |= {"optimizer": _momentum, "escape": True, "layer": layer}
     return _told(run(Setting(model, x, goal, **walk)), ref, c, bend)
 
+# %% ../nbs/41_grounding.ipynb #f9db3e8c
+def _toward(region: str | Tensor) -> str | Tensor:
+    "Where a start looks: the region itself, `max` where it has no target."
+    return region if not isinstance(region, str) or region in TARGETED else "max"
+
 # %% ../nbs/41_grounding.ipynb #6a8ae16e
+@guarded
+@undisturbed
 def grounded_dreaming(
     model: nn.Module,  # takes `(n, channels, timepoints)`; left exactly as it was
     ref: Reference,  # of this model
@@ -481,8 +476,7 @@ def grounded_dreaming(
     fade: float | None = None,  # what is left of the noise after a step; None: see `PACE`
     k: float | None = None,  # the region's multiple of the class mean; None: its own
     start: str | Tensor = "mean",  # a key of `STARTS`, or series
-    parametrization: object
-    | None = None,  # how a series is written down; None: `Whitened.of_data(ref)`
+    parametrization: object | None = None,  # of the series; None: `Whitened.of_data(ref)`
     normalize: bool | None = None,  # z-normalise what is decoded; None: as the data are
     held: Sequence[int] = (),  # channels that stay the start's
     diversity: float = 0.0,  # weight of `Diversity`: dreams of one call push each other apart
@@ -493,14 +487,13 @@ def grounded_dreaming(
 ) -> Dreams:
     "Dream within a stated distance of the data, at its scale, at every step."
     walk = checked(grounded_dreaming, model, ref, walk) | {"steps": steps, "seed": seed}
-    _check_grounded(ref, trust, shake, held)
+    _check_channels(ref, held)
     first, left = PACE.get(region if isinstance(region, str) else "", USUAL_PACE)
     walk["lr"] = first if lr is None else lr
     numbers = {"trust": trust, "wall": 0.75 * trust if wall is None else wall}
     numbers |= {"diversity": diversity, "shake": shake, "fade": left if fade is None else fade}
     goal = _goal(ref, ref.check_class(target_class), region, k, tolerance)
-    toward = region if not isinstance(region, str) or region in TARGETED else "max"
-    given = starting_series(ref, target_class, start, n, seed, toward, k)
+    given = starting_series(ref, target_class, start, n, seed, _toward(region), k)
     within = trust_region(ref, target_class, trust, given, normalize, held)
     walk |= {"parametrization": parametrization, "penalties": penalties, "transforms": transforms}
     walk["settings"] = noted(ref, "grounded dreaming", start, numbers)

@@ -17,16 +17,11 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .data import check_series
-from seqdream.models import (
-    ARCHITECTURES,
-    ZOO,
-    accuracy,
-    make_model,
-    predict,
-    read_tensors,
-    write_tensors,
-)
+from .checks import guarded
+from .data import check_indices, check_series
+from .files import read_tensors, reads, write_tensors
+from .guests import accuracy, predict
+from .models import ARCHITECTURES, ZOO, make_model
 from .objectives import logit_margin
 from .training import fit
 
@@ -220,6 +215,7 @@ def _trained(kind: JudgeKind, X: Tensor, y: Tensor, n_classes: int, **how) -> nn
     return net.eval()
 
 # %% ../nbs/45_judges.ipynb #22cdfb0d
+@guarded
 def train_judges(
     X: "Tensor | np.ndarray",  # series to train on: none that the model was trained on
     y: "Tensor | np.ndarray",  # their class indices, (n,)
@@ -235,13 +231,14 @@ def train_judges(
 
     Raises: ValueError: a class is missing among either series, or `which` names no judge.
     """
-    X = check_series(X, name="judges' series")
-    X_new = check_series(X_new, name="new series")
-    y = torch.as_tensor(y).long()
-    y_new = torch.as_tensor(y_new).long()
+    X = check_series(X, name="judges' series", axis="channels_first")
+    X_new = check_series(X_new, name="new series", axis="channels_first")
+    y = check_indices(y, len(X), "judges' labels")
+    y_new = check_indices(y_new, len(X_new), "new labels")
     n_classes = int(max(y.max(), y_new.max())) + 1
     _check_every_class("the judges' series", y, n_classes)
     _check_every_class("the new series", y_new, n_classes)
+    which = [which] if isinstance(which, str) else which
     how = {"epochs": epochs, "progress": progress, "device": device}
     found = []
     for name in tqdm(which, desc="training judges", unit="judge", disable=not progress):
@@ -297,6 +294,12 @@ def load_judges(
     path = ZOO / f"{name}-judges.safetensors" if bundled else Path(name)
     if path.parent == ZOO and not path.exists():
         return []
+    return _read_judges(path)
+
+
+@reads("judges")
+def _read_judges(path: Path) -> list[Judge]:
+    "The judges of a file."
     tensors, meta = read_tensors(path, kind="judges")
     return [_restored(told, _numbered(tensors, i)) for i, told in enumerate(meta["judges"])]
 

@@ -15,6 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqdream.checks import (
+    LARGE,
+    SettingError,
+    as_numbers,
+    check_length,
+    check_setting,
+    guarded,
+    one_of,
+    real_number,
+)
 from .reference import FAR_BORDER, Reference
 
 # %% ../nbs/20_objectives.ipynb #33db14fa
@@ -35,22 +45,14 @@ def check_per_row(
     value: float | Sequence[float] | Tensor,  # what a user gave
     n: int,  # rows; 0: only a single number will do
     low: float = 0.0,  # least value allowed
-    high: float = float("inf"),  # largest value allowed
+    high: float = LARGE,  # largest value allowed
 ) -> None:
     """A finite number in range, or `n` of them.
 
-    Raises: ValueError, naming what was given, for anything else.
+    Raises: SettingError, naming what was given, for anything else.
     """
-    try:
-        v = torch.as_tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{name}={value!r}: give a number, or one per row") from None
-    if v.ndim > 1 or v.ndim == 1 and len(v) != n:
-        raise ValueError(
-            f"{name} has shape {tuple(v.shape)}: give one number, or one for each of the {n} rows"
-        )
-    if not torch.isfinite(v).all() or (v < low).any() or (v > high).any():
-        raise ValueError(f"{name}={value}: must be finite and from {low:g} to {high:g}")
+    check_setting(name, value, real_number(low, high, many="row" if n else ""))
+    check_length(name, value, n)
 
 # %% ../nbs/20_objectives.ipynb #c9f971bf
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Objective:
         return self * -1
 
     def __mul__(self, weight: float) -> "Objective":
+        weight = check_setting("weight", weight, real_number())
         loss = _Scaled(self.loss, weight)
         label = f"{weight:g} * ({self.label})"
         return Objective(loss, label, self.arrived, self.overshot, self.settings)
@@ -134,6 +137,7 @@ def _join(one: Objective, two: Objective, sign: int) -> Objective:
     )
 
 # %% ../nbs/20_objectives.ipynb #f6f1f109
+@guarded
 def score(
     feature: int,  # which activation to raise; for the model's output this is the class
 ) -> Objective:  # never arrives: it has no target
@@ -152,6 +156,17 @@ def score(
 
     return Objective(loss, f"-S{feature}", settings={"target_class": feature, "region": "climb"})
 
+# %% ../nbs/20_objectives.ipynb #7f849316
+def _vector(
+    v: Sequence[float] | Tensor,  # what a user gave
+    name: str,  # what the message calls it
+) -> Tensor:  # float32, (features,)
+    "A vector of finite numbers; what is none is named."
+    found = as_numbers(v)
+    if found is None or found.ndim != 1 or not np.isfinite(found).all():
+        raise SettingError(f"{name}: a vector of finite numbers is expected, got {v!r:.80}")
+    return torch.as_tensor(found, dtype=torch.float32)
+
 # %% ../nbs/20_objectives.ipynb #69a661ec
 def direction(
     v: Sequence[float] | Tensor,  # a vector of activations, (features,)
@@ -161,9 +176,9 @@ def direction(
     Counted in the vector's own length: 1 where the activation's share along `v` is `v` itself.
     Raises: ValueError, for a vector that is zero, not finite, or of another length.
     """
-    v = torch.as_tensor(v, dtype=torch.float32).flatten()
-    if not torch.isfinite(v).all() or not v.any():
-        raise ValueError("direction: a vector of finite numbers, not all zero, is expected")
+    v = _vector(v, "direction v")
+    if not v.any():
+        raise ValueError("direction v: a vector of finite numbers, not all zero, is expected")
 
     def loss(a, rows):
         if a.shape[1] != len(v):
@@ -252,9 +267,24 @@ def logit_margin(
     others = torch.cat([a[:, :c], a[:, c + 1 :]], dim=1)
     return a[:, c] - others.amax(1)
 
+# %% ../nbs/20_objectives.ipynb #de21fae3
+def _activations(
+    a: "Tensor | np.ndarray",  # what a user gave
+    ref: Reference,  # of the layer they are said to be of
+) -> Tensor:  # (n, features)
+    "Activations of the right width; NaN among them stays NaN."
+    found = a if isinstance(a, Tensor) else as_numbers(a)
+    fits = found is not None and found.ndim == 2 and found.shape[1] == ref.n_features
+    if not fits or not len(found) or torch.is_tensor(found) and not found.is_floating_point():
+        raise SettingError(
+            f"a: activations (n, {ref.n_features}) of real numbers are expected, "
+            f"got {type(a).__name__} of shape {tuple(np.shape(a))}"
+        )
+    return torch.as_tensor(found)
+
 # %% ../nbs/20_objectives.ipynb #dbc45c6a
 def class_margin(
-    a: Tensor,  # activations, (n, features)
+    a: "Tensor | np.ndarray",  # activations, (n, features)
     ref: Reference,  # gives the unit: the mean margin of the class's training series
     target_class: int,  # class index
 ) -> Tensor:  # (n,), 1 as real series of the class have on average
@@ -263,6 +293,7 @@ def class_margin(
     Where the class's own margins average next to nothing their standard deviation is the unit.
     """
     c = ref.check_class(target_class)
+    a = _activations(a, ref)
     if not ref.has_scores:
         return place(a, ref, c)
     own = logit_margin(ref.activations[ref.y == c], c)
@@ -299,6 +330,7 @@ def margin(
     return Objective(_Margin(ref, c).lowered, f"-margin of class {c}", settings=settings)
 
 # %% ../nbs/20_objectives.ipynb #f88ef300
+@guarded
 def tie(
     ref: Reference,  # gives the unit
     target_class: int,  # class index
@@ -306,7 +338,6 @@ def tie(
 ) -> Objective:
     "Reach the border where the class ties with its strongest rival: margin zero."
     c = ref.check_class(target_class)
-    check_per_row("tolerance", tolerance, 0)
     m = _Margin(ref, c, tolerance)
     settings = {"target_class": c, "region": "boundary", "tolerance": tolerance}
     return Objective(m.squared, f"border of class {c}", m.tied, settings=settings)
@@ -365,6 +396,7 @@ REGIONS = {region.key: region for region in _REGIONS}
 TARGETED = tuple(key for key, region in REGIONS.items() if region.target)
 
 # %% ../nbs/20_objectives.ipynb #b3cce7af
+@guarded
 def region_target(
     ref: Reference,  # whose means the regions are made of
     target_class: int,  # class index
@@ -378,19 +410,14 @@ def region_target(
     """
     c = ref.check_class(target_class)
     if not isinstance(region, str):
-        v = torch.as_tensor(region, dtype=torch.float32).flatten()
-        if len(v) != ref.n_features or not torch.isfinite(v).all():
-            raise ValueError(
+        v = as_numbers(region)
+        if v is None or v.shape != (ref.n_features,) or not np.isfinite(v).all():
+            raise SettingError(
                 f"region: a vector of {ref.n_features} finite numbers is expected, got {region!r}"
             )
-        return v
-    if region not in TARGETED:
-        raise ValueError(
-            f"region={region!r}: there are {', '.join(TARGETED)}, "
-            f"or a vector of {ref.n_features} activations"
-        )
-    if k is not None:
-        check_per_row("k", k, 0, low=1e-6)
+        return torch.as_tensor(v, dtype=torch.float32)
+    also = f"or a vector of {ref.n_features} activations"
+    check_setting("region", region, one_of(*TARGETED, also=also))
     row = REGIONS[region]
     return row.target(ref, c, row.k if k is None else k)
 
@@ -449,8 +476,7 @@ def _distance_to(target: _Target, a: Tensor, rows: Tensor) -> Tensor:
 # %% ../nbs/20_objectives.ipynb #edf2399d
 def _check_treatment(treat: str, c: int, n_features: int) -> None:
     "Refuse a reading that there is not, or that needs a score where there is none."
-    if treat not in TREATMENTS:
-        raise ValueError(f"treat={treat!r}: there are {', '.join(TREATMENTS)}")
+    check_setting("treat", treat, one_of(*TREATMENTS))
     if treat in ("scalar", "suppress") and c >= n_features:
         raise ValueError(
             f"treat={treat!r} reads the score of class {c}, "
@@ -458,6 +484,7 @@ def _check_treatment(treat: str, c: int, n_features: int) -> None:
         )
 
 # %% ../nbs/20_objectives.ipynb #c06e3381
+@guarded
 def reach(
     ref: Reference,  # whose means the regions are made of
     target_class: int,  # class index
@@ -475,15 +502,11 @@ def reach(
     """
     c = ref.check_class(target_class)
     _check_treatment(treat, c, ref.n_features)
-    check_per_row("tolerance", tolerance, 0)
-    point = None if isinstance(region, str) else torch.as_tensor(region, dtype=torch.float32)
-    if point is None or point.ndim != 2:
+    each = None if isinstance(region, str) else as_numbers(region)
+    if each is None or each.ndim != 2:
         point = region_target(ref, c, region, k)
-    if point.shape[-1] != ref.n_features:
-        raise ValueError(
-            f"region: targets of {ref.n_features} features are expected, "
-            f"got shape {tuple(point.shape)}"
-        )
+    else:
+        point = torch.stack([region_target(ref, c, row) for row in each])
     floor = 1e-2 * float(ref.activations.var(0).sum().clamp_min(1e-12))
     target = _Target(point, ref.pooled_mean, c, treat, tolerance, floor)
     name = region if isinstance(region, str) else "picked"

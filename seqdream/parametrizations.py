@@ -6,17 +6,20 @@
 __all__ = ['LEAST_SCALE', 'Time', 'Fourier', 'Phase', 'Wavelet', 'Whitened', 'Hold']
 
 # %% ../nbs/23_parametrizations.ipynb #e4646bd5
+import difflib
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import guarded, whole_number
 from .data import z_normalise
-from .distances import NO_SPREAD, TINY, Gaussian
+from .distances import NO_SPREAD, TINY, Gaussian, LowRank, Stretch
 from .reference import Reference
 
 # %% ../nbs/23_parametrizations.ipynb #8988a356
+@guarded
 @dataclass(frozen=True)
 class Time:
     "The points of the series are the free parameters, counted in `unit`s from `level`."
@@ -48,6 +51,7 @@ def _magnitude(ref: Reference) -> Tensor:
     return magnitude.clamp_min(LEAST_SCALE * float(magnitude.max())).float()
 
 # %% ../nbs/23_parametrizations.ipynb #76407675
+@guarded(scale=None)
 @dataclass(frozen=True)
 class Fourier:
     "Real and imaginary parts of the Fourier coefficients are the free parameters."
@@ -81,6 +85,7 @@ class Fourier:
         return torch.fft.irfft(torch.complex(z[..., 0, :], z[..., 1, :]), n=self.n_timepoints)
 
 # %% ../nbs/23_parametrizations.ipynb #5714a9b9
+@guarded
 @dataclass(frozen=True)
 class Phase:
     "The phases of the Fourier coefficients are the free parameters; the magnitudes are given."
@@ -121,20 +126,25 @@ def _wavelets():
         raise ImportError("wavelets need the extra: pip install 'seqdream[wavelet]'") from e
     return ptwt, pywt
 
+# %% ../nbs/23_parametrizations.ipynb #ede682db
+def _check_wavelet(name: str) -> None:
+    "Refuse a wavelet that PyWavelets does not know."
+    known = _wavelets()[1].wavelist(kind="discrete")
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"wavelet={name!r}: PyWavelets knows, for example, haar, db4, sym5, coif2{hint}"
+        )
+
 # %% ../nbs/23_parametrizations.ipynb #23a00017
 def _levels(
     x: Tensor,  # series, (n, channels, timepoints)
     wavelet: str,  # a name that PyWavelets knows
 ) -> list[Tensor]:  # coefficients, coarsest first, each (n, channels, coefficients)
-    """The discrete wavelet transform, as deep as the series allows.
-
-    Raises: ValueError for a wavelet that PyWavelets does not know.
-    """
+    "The discrete wavelet transform, as deep as the series allows."
+    _check_wavelet(wavelet)
     ptwt, pywt = _wavelets()
-    if wavelet not in pywt.wavelist(kind="discrete"):
-        raise ValueError(
-            f"wavelet={wavelet!r}: PyWavelets knows, for example, haar, db4, sym5, coif2"
-        )
     depth = max(1, pywt.dwt_max_level(x.shape[-1], wavelet))
     return ptwt.wavedec(x, wavelet, mode="zero", level=depth)
 
@@ -149,6 +159,7 @@ def _level_scales(ref: Reference, wavelet: str) -> Tensor:
     return scale.clamp_min(LEAST_SCALE * float(scale.max())).float()
 
 # %% ../nbs/23_parametrizations.ipynb #28e1636e
+@guarded(scale=None)
 @dataclass(frozen=True)
 class Wavelet:
     "Coefficients of a discrete wavelet transform are the free parameters."
@@ -156,6 +167,9 @@ class Wavelet:
     n_timepoints: int  # of a series
     wavelet: str = "db4"  # a name that PyWavelets knows
     scale: Tensor | None = field(default=None, repr=False)  # (channels, coefficients); None: 1
+
+    def __post_init__(self):
+        _check_wavelet(self.wavelet)
 
     @classmethod
     def of_data(
@@ -186,17 +200,35 @@ class Wavelet:
         return ptwt.waverec(list(z.split(sizes, dim=-1)), self.wavelet)[..., : self.n_timepoints]
 
 # %% ../nbs/23_parametrizations.ipynb #23a00022
-def _axes(g: Gaussian) -> tuple[np.ndarray, np.ndarray]:
+def _axes(g: Gaussian | LowRank) -> tuple[np.ndarray, np.ndarray]:
     """Standard deviations (k,) and directions (d, k) to dream in.
 
     Raises: ValueError where the series do not vary.
     """
-    kind = "ledoit_wolf" if g.n < 2 * len(g.mean) else "range"
-    deviations, directions = g.axes(kind)
+    if isinstance(g, LowRank):
+        deviations, directions = np.sqrt(g.variances), g.directions
+    else:
+        kind = "ledoit_wolf" if g.n < 2 * len(g.mean) else "range"
+        deviations, directions = g.axes(kind)
     keep = deviations > max(deviations.max(initial=0) * NO_SPREAD**0.5, TINY**0.5)
     if not keep.any():
         raise ValueError("the training series do not vary; there are no directions to dream in")
     return deviations[keep], directions[:, keep]
+
+# %% ../nbs/23_parametrizations.ipynb #26601393
+def _ways(
+    g: Gaussian | LowRank,  # moments
+) -> tuple[Tensor | Stretch, Tensor | Stretch]:  # coordinates to series less their mean, and back
+    "Both ways between series and the coordinates in which they have covariance one."
+    if isinstance(g, LowRank):
+        along, rest = g.shrunk()
+        if rest > NO_SPREAD * along.max():
+            back = g.whitener("ledoit_wolf")
+            return back.inverse().to(), back.to()
+    deviations, directions = _axes(g)
+    forth = np.ascontiguousarray(deviations[:, None] * directions.T)
+    back = np.ascontiguousarray(directions / deviations)
+    return torch.from_numpy(forth), torch.from_numpy(back)
 
 # %% ../nbs/23_parametrizations.ipynb #23a00025
 def whitened_of_data(
@@ -210,24 +242,25 @@ def whitened_of_data(
     Raises: ValueError where the training series do not vary.
     """
     g = ref.pooled_time if target_class is None else ref._gaussian(target_class, "time")
-    deviations, directions = _axes(g)
+    to_series, to_parameters = _ways(g)
     return cls(
         mean=torch.from_numpy(g.mean),
-        to_series=torch.from_numpy(np.ascontiguousarray(deviations[:, None] * directions.T)),
-        to_parameters=torch.from_numpy(np.ascontiguousarray(directions / deviations)),
+        to_series=to_series,
+        to_parameters=to_parameters,
         n_channels=ref.n_channels,
         normalize=bool(ref.meta.get("z_normalised")) if normalize is None else normalize,
         of="all classes" if target_class is None else f"class {target_class}",
     )
 
 # %% ../nbs/23_parametrizations.ipynb #dc86ae82
+@guarded
 @dataclass(frozen=True, eq=False)
 class Whitened:
     "The coordinates in which training series have covariance one are the free parameters."
 
     mean: Tensor  # (channels * timepoints,), float64
-    to_series: Tensor  # (dimensions, channels * timepoints)
-    to_parameters: Tensor  # (channels * timepoints, dimensions)
+    to_series: Tensor | Stretch  # (dimensions, channels * timepoints)
+    to_parameters: Tensor | Stretch  # (channels * timepoints, dimensions)
     n_channels: int = 1  # of a series
     normalize: bool = False  # z-normalise what is decoded
     of: str = "data"  # whose moments these are, in words
@@ -256,6 +289,7 @@ class Whitened:
     of_data = classmethod(whitened_of_data)
 
 # %% ../nbs/23_parametrizations.ipynb #cd9e02f7
+@guarded(channels=whole_number(0, many="channel", alone=False, empty=True))
 @dataclass(frozen=True, eq=False)
 class Hold:
     "Another parametrization, with some channels kept as they are in `start`."

@@ -10,11 +10,14 @@ __all__ = ['alpha_norm', 'AlphaNorm', 'total_variation', 'TotalVariation', 'smoo
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .objectives import check_per_row, per_row
+from .checks import guarded, real_number
+from .data import check_series
+from .objectives import per_row
 
 # %% ../nbs/22_penalties.ipynb #5b5c3f63
 _BLOCK = 64  # values; a multiple of what vector units and torch's sums take at once
@@ -43,6 +46,7 @@ def alpha_norm(
     return _sum_of_powers(x, alpha)
 
 # %% ../nbs/22_penalties.ipynb #e31bdfe1
+@guarded
 @dataclass(frozen=True)
 class AlphaNorm:
     """λ_α ‖x‖_α^α: keeps peaks down.
@@ -55,14 +59,6 @@ class AlphaNorm:
     unit: float = 1.0  # |x − level| is counted in these
     level: float = 0.0  # what values are counted from, in the data's units
     label = "alpha_norm"
-
-    def check(
-        self,
-        n: int,  # rows of the walk
-    ) -> None:
-        "Refuse settings that do not fit `n` rows."
-        check_per_row("lambda_alpha", self.weight, n)
-        check_per_row("alpha", self.alpha, n, low=1, high=20)
 
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
         counted = (x - self.level) / self.unit
@@ -81,6 +77,7 @@ def total_variation(
     return _sum_of_powers(x.diff(dim=-1), beta)
 
 # %% ../nbs/22_penalties.ipynb #4894aaf7
+@guarded
 @dataclass(frozen=True)
 class TotalVariation:
     """λ_β TV(x, β): keeps jumps down.
@@ -92,14 +89,6 @@ class TotalVariation:
     beta: float | Sequence[float] | Tensor = 2.0  # exponent, per row too; Table 1: 1 to 2
     unit: float = 1.0  # jumps are counted in these
     label = "total_variation"
-
-    def check(
-        self,
-        n: int,  # rows of the walk
-    ) -> None:
-        "Refuse settings that do not fit `n` rows."
-        check_per_row("lambda_beta", self.weight, n)
-        check_per_row("beta", self.beta, n, low=1, high=20)
 
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
         weight = per_row(self.weight, rows, x[:, 0, 0])
@@ -116,6 +105,7 @@ def smoothness(
     return x.diff(dim=-1).abs().flatten(1).mean(1)
 
 # %% ../nbs/22_penalties.ipynb #bcb6f781
+@guarded
 @dataclass(frozen=True)
 class Smoothness:
     """λ_sm SM(x): the mean jump.
@@ -127,31 +117,32 @@ class Smoothness:
     unit: float = 1.0  # jumps are counted in these
     label = "smoothness"
 
-    def check(
-        self,
-        n: int,  # rows of the walk
-    ) -> None:
-        "Refuse settings that do not fit `n` rows."
-        check_per_row("lambda_sm", self.weight, n)
-
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
         return per_row(self.weight, rows, x[:, 0, 0]) * smoothness(x) / self.unit
 
 # %% ../nbs/22_penalties.ipynb #cef2b469
+@guarded
 def amplitude_spectrum(
-    x: Tensor,  # series, (n, channels, timepoints)
+    x: "Tensor | np.ndarray",  # series, (n, channels, timepoints); a tensor may have a gradient
     width: int = 5,  # frequencies smoothed over, odd
 ) -> Tensor:  # unit vectors, (n, channels, timepoints // 2)
     """What is left of a series when shift, phase and scale are gone.
 
     Magnitudes of the Fourier coefficients but the mean, smoothed over `width` frequencies.
     """
+    checked = check_series(x, constant=True, name="series x")
+    return _spectra(x if isinstance(x, Tensor) and x.ndim == 3 else checked, width)
+
+
+def _spectra(x: Tensor, width: int) -> Tensor:
+    "The same of series that need no check; they may have a gradient."
     z = torch.fft.rfft(x)[..., 1:]
     size = (z.real.square() + z.imag.square() + 1e-12).sqrt()  # so that zero has a gradient
     smooth = F.avg_pool1d(size, width, 1, width // 2, count_include_pad=False)
     return smooth / smooth.flatten(1).norm(dim=1).clamp_min(1e-9).reshape(-1, 1, 1)
 
 # %% ../nbs/22_penalties.ipynb #1b58a2ab
+@guarded(weight=real_number(0))
 @dataclass(frozen=True)
 class Diversity:
     "weight · mean over the other rows of the squared cosine between smoothed amplitude spectra."
@@ -165,12 +156,11 @@ class Diversity:
         n: int,  # rows of the walk
     ) -> None:
         "Refuse settings that do not fit `n` rows."
-        check_per_row("diversity", self.weight, n)
         if n < 2:
             raise ValueError("diversity needs two dreams or more")
 
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
-        s = amplitude_spectrum(x, self.width).flatten(1)
+        s = _spectra(x, self.width).flatten(1)
         # a row is not compared with itself, nor with its copies in a padded batch
         other = (rows[:, None] != rows).to(x)
         alike = (s @ s.T).square() * other

@@ -24,8 +24,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .activations import Probe
+from .checks import check_rows, guarded
 from .dreaming import check_ingredients
-from .engine import PRECISIONS, Engine
+from .engine import PRECISIONS, Engine, undisturbed
+from .files import write_whole
 from seqdream.grid import (
     DEFAULTS,
     KNOBS,
@@ -40,13 +42,14 @@ from seqdream.grid import (
     check_grid,
     run_shard,
 )
-from .grid import LOGARITHMIC as LOGARITHMIC  # looked for here, too
+from .grid import LOGARITHMIC as LOGARITHMIC
 from .grid import paper_grid as paper_grid
+from .guests import borrowed, inspect_model
 from .methods import check_reference, sd_penalties, starting_series
-from .models import borrowed, write_whole
 from .objectives import reach
 from .reference import Reference
 
+# %% ../nbs/42_search.ipynb #d1ba3e82
 if TYPE_CHECKING:  # takes long to import
     import pandas
 
@@ -304,6 +307,10 @@ def pareto_front(
     y: str = "implausibility",  # another
 ) -> "pandas.DataFrame":  # some of its lines
     "Settings that no other beats in both columns (smaller is better)."
+    there_are = list(table.select_dtypes("number"))
+    for column in (x, y):
+        if column not in there_are:
+            raise ValueError(f"column {column!r}: there are {', '.join(there_are)}")
     known = table[np.isfinite(table[[x, y]]).all(axis=1)].sort_values([x, y], kind="stable")
     lowest = known[y].cummin().shift(fill_value=np.inf)
     return known[known[y] < lowest]
@@ -361,7 +368,16 @@ def recommended_ranges(
         found[axis] = {"best": v.iloc[0], "low": v.quantile(0.25), "high": v.quantile(0.75)}
     return pd.DataFrame(found).T
 
+# %% ../nbs/42_search.ipynb #24026202
+def _in_short(found: "Search") -> str:
+    "A search in one line."
+    walked = found.table["target_error"].notna().sum()
+    arrived = (found.table["status"] == "arrived").sum()
+    end = "" if found.finished else " (interrupted)"
+    return f"{len(found.table)} settings, {walked} walked, {arrived} arrived{end}"
+
 # %% ../nbs/42_search.ipynb #s42-search
+@guarded
 @dataclass
 class Search:
     "What `grid_search` returns: `table`, a row per setting, and questions to it."
@@ -375,12 +391,9 @@ class Search:
     penalties: tuple = ()  # added to the recipe's own
     transforms: tuple = ()  # added to the recipe's own
 
-    def __repr__(self):
-        walked = self.table["target_error"].notna().sum()
-        arrived = (self.table["status"] == "arrived").sum()
-        end = "" if self.finished else " (interrupted)"
-        return f"{len(self.table)} settings, {walked} walked, {arrived} arrived{end}"
+    __repr__ = _in_short
 
+    @guarded
     def best(
         self,
         by: str | None = None,  # a result; None: what arrives most often, then the most plausible
@@ -405,6 +418,7 @@ class Search:
         "Variance of a result that each knob explains, see `knob_importance`."
         return knob_importance(self.table, self.axes, of)
 
+    @guarded
     def recommended(self, share: float = 0.05) -> "pandas.DataFrame":
         "Per axis the range of the best `share` of the settings, and the best one's level."
         return recommended_ranges(self.table, self.axes, share)
@@ -415,8 +429,9 @@ def _settled(task: Task) -> Task:
     wish = task.options["precision"]
     if wish in PRECISIONS:
         return task
-    with borrowed(task.model, task.device) as where:
-        probe = Probe(task.model, task.ref.meta.get("layer"))
+    model = inspect_model(task.model, task.starts, layer=task.ref.layer)
+    with borrowed(model, task.device) as where:
+        probe = Probe(model, task.ref.layer)
         half = Engine(probe, task.starts.to(where), wish).half.all()
     return replace(task, options=task.options | {"precision": PRECISIONS[bool(half)]})
 
@@ -425,6 +440,7 @@ def _check_added(task: Task, out: Path | None) -> None:
     "Penalties and transforms that every row can share, and that a folder can name."
     check_ingredients((*sd_penalties(task.ref, DEFAULTS), *task.penalties), task.transforms)
     for part in (*task.penalties, *task.transforms):
+        check_rows(part, 1)
         if hasattr(part, "check"):
             part.check(1)
         if out is not None and " at 0x" in repr(part):
@@ -458,6 +474,8 @@ def _searched(
     )
 
 # %% ../nbs/42_search.ipynb #s42-grid-search
+@guarded
+@undisturbed
 def grid_search(
     model: nn.Module,  # takes `(n, channels, timepoints)`; left exactly as it was
     ref: Reference,  # of this model
@@ -502,6 +520,7 @@ def grid_search(
 KEPT = ("k", "treat", "tolerance", "blur", "seed", "precision")  # of a search's identity
 
 # %% ../nbs/42_search.ipynb #558dd9ae
+@guarded(rows=None)
 def judge(
     found: Search,  # whose settings are judged
     model: nn.Module,  # whose search it was
@@ -511,16 +530,24 @@ def judge(
     n_starts: int = 1,  # as the search had
     **options,  # of `sequence_dreaming`, instead of the search's
 ) -> "pandas.DataFrame":  # a copy of the lines, with medians over the fresh starts
-    "What chosen settings give from starts the search never saw."
+    """What chosen settings give from starts the search never saw.
+
+    Raises: ValueError for a model or a reference that the search was not of.
+    """
     import pandas as pd
 
+    ref.check_model(model)
     me = found.identity
     c = me["target_class"]
     added = [options.pop(name, getattr(found, name)) for name in ("penalties", "transforms")]
     options = {name: me[name] for name in KEPT} | options
     fresh = ref.exemplars(c, n_starts + n)[n_starts:]
     task = Task(model, ref, c, me["region"], fresh, options, *map(tuple, added))
-    shards = Shards(task.identity())
+    here = task.identity()
+    for name in ("dataset", "model", "reference"):
+        if me[name] != here[name]:
+            raise ValueError(f"the search is of {name} {me[name]}, not {here[name]}")
+    shards = Shards(here)
     tables = []
     for _, line in (found.best() if rows is None else rows).iterrows():
         axes = {axis: [level] for axis, level in found.settings(line).items()}

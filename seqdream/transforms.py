@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .objectives import check_per_row, per_row
+from .checks import guarded, one_of, real_number
+from .data import check_series
+from .objectives import per_row
 from .reference import Reference
 
 # %% ../nbs/21_transforms.ipynb #98209ce1
@@ -64,6 +66,7 @@ def gaussian_blur(
     return out
 
 # %% ../nbs/21_transforms.ipynb #b7539fcf
+@guarded
 def row_stream(
     seed: int,  # of the whole run, 0 or more
     row: int,  # index of the dream
@@ -74,8 +77,6 @@ def row_stream(
     A dream does not depend on what else is in its batch.
     Raises: ValueError, for a seed that is not a whole number of 0 or more.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"seed={seed!r}: give a whole number, 0 or more")
     state = np.random.SeedSequence([seed, row, purpose]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> 1))
 
@@ -145,6 +146,7 @@ def _noise(walk: Walk, x: Tensor, due: list[int], sigma) -> Tensor:
     return noise
 
 # %% ../nbs/21_transforms.ipynb #7386670e
+@guarded
 @dataclass(frozen=True)
 class GaussianBlur:
     """Smooth the series, or each step.
@@ -156,23 +158,12 @@ class GaussianBlur:
     on: str = "iterate"  # or "gradient"
     decay: float = 1.0  # the width shrinks by this factor each step
 
-    def __post_init__(self):
-        if self.on not in ("iterate", "gradient"):
-            raise ValueError(f"on={self.on!r}: there are iterate, gradient")
-        check_per_row("decay", self.decay, 0, high=1)
-
-    def check(
-        self,
-        n: int,  # rows of the walk
-    ) -> None:
-        "Refuse settings that do not fit `n` rows."
-        check_per_row("sigma", self.sigma, n, high=1e4)
-
     def __call__(self, x: Tensor, walk: Walk) -> Tensor:
         widths = per_row(self.sigma, walk.rows, x).reshape(-1)
         return gaussian_blur(x, widths * self.decay**walk.step)
 
 # %% ../nbs/21_transforms.ipynb #8ee47622
+@guarded
 @dataclass(frozen=True)
 class MovingAverage:
     """Each point becomes the mean of the `window` points around it.
@@ -181,20 +172,14 @@ class MovingAverage:
     Source: section 4.1 of the paper.
     """
 
-    window: int = 3  # points, odd
+    window: int = 3  # points, odd, so that the window has a middle
     on: str = "iterate"  # or "gradient"
-
-    def __post_init__(self):
-        if not isinstance(self.window, int) or self.window < 1 or self.window % 2 == 0:
-            raise ValueError(
-                f"window={self.window!r}: give an odd number of points, "
-                "so that the window has a middle"
-            )
 
     def __call__(self, x: Tensor, walk: Walk) -> Tensor:
         return F.avg_pool1d(_mirrored(x, self.window // 2), self.window, stride=1)
 
 # %% ../nbs/21_transforms.ipynb #f9dfcff4
+@guarded
 @dataclass(frozen=True)
 class ExponentialSmoothing:
     """s ← f x + (1 − f) s: along time, or across iterations.
@@ -207,20 +192,11 @@ class ExponentialSmoothing:
     on: str = "iterate"  # along time also "gradient"
 
     def __post_init__(self):
-        if self.along not in ("time", "steps"):
-            raise ValueError(f"along={self.along!r}: there are time, steps")
         if self.along == "steps" and self.on == "gradient":
             raise ValueError(
                 "along='steps' smooths the series itself, on='iterate'; "
                 "for an average of gradients use an optimizer with momentum"
             )
-
-    def check(
-        self,
-        n: int,  # rows of the walk
-    ) -> None:
-        "Refuse settings that do not fit `n` rows."
-        check_per_row("factor", self.factor, n, low=1e-3, high=1)
 
     def __call__(self, x: Tensor, walk: Walk) -> Tensor:
         f = per_row(self.factor, walk.rows, x)
@@ -238,6 +214,7 @@ def _smoothed_along_time(x: Tensor, f: Tensor) -> Tensor:
     return x @ weight.to(x).transpose(-1, -2)
 
 # %% ../nbs/21_transforms.ipynb #f897ef2d
+@guarded(low=real_number(many="point"), high=real_number(many="point"))
 @dataclass(frozen=True)
 class Clamp:
     """Keep values between bounds.
@@ -250,15 +227,9 @@ class Clamp:
     high: float | Tensor  # highest value allowed
     on: str = "iterate"  # or "gradient"
 
-    def check(
-        self,
-        n: int,  # rows of the walk
-    ) -> None:
-        "Refuse bounds that cross, or are not numbers."
-        if not (torch.as_tensor(self.low) <= torch.as_tensor(self.high)).all():
-            raise ValueError(
-                f"Clamp: low must not be above high, and neither NaN ({self.low} to {self.high})"
-            )
+    def __post_init__(self):
+        if (torch.as_tensor(self.low) > torch.as_tensor(self.high)).any():
+            raise ValueError(f"Clamp: low must not be above high ({self.low} to {self.high})")
 
     def __call__(self, x: Tensor, walk: Walk) -> Tensor:
         return x.clamp(torch.as_tensor(self.low).to(x), torch.as_tensor(self.high).to(x))
@@ -274,6 +245,7 @@ def clamp_to(
     return Clamp(low, high) if per_point else Clamp(low.min(), high.max())
 
 # %% ../nbs/21_transforms.ipynb #533993dd
+@guarded(low=None, high=None)
 @dataclass(frozen=True)
 class ClampSpectrum:
     "Keep real and imaginary parts of the Fourier coefficients between bounds."
@@ -295,15 +267,16 @@ class ClampSpectrum:
 
 # %% ../nbs/21_transforms.ipynb #2e86ba16
 def clamp_spectrum_to(
-    X: Tensor,  # series whose coefficients give the range, (n, channels, timepoints)
+    X: "Tensor | np.ndarray",  # series whose coefficients give the range, (n, channels, points)
 ) -> ClampSpectrum:
     "Clamp to the range of each Fourier coefficient over series `X`."
-    z = torch.fft.rfft(X)
+    z = torch.fft.rfft(check_series(X, constant=True, name="series X"))
     low = torch.complex(z.real.amin(0), z.imag.amin(0))
     high = torch.complex(z.real.amax(0), z.imag.amax(0))
     return ClampSpectrum(low, high)
 
 # %% ../nbs/21_transforms.ipynb #084583b3
+@guarded
 @dataclass(frozen=True)
 class L2Decay:
     """x ← (1 − rate) x: shrinks the amplitude, of all frequencies alike.
@@ -314,17 +287,11 @@ class L2Decay:
     rate: float | Sequence[float] | Tensor = 0.01  # share lost per step; one per row allowed
     on: str = "iterate"  # or "gradient"
 
-    def check(
-        self,
-        n: int,  # rows of the walk
-    ) -> None:
-        "Refuse settings that do not fit `n` rows."
-        check_per_row("rate", self.rate, n, high=1)
-
     def __call__(self, x: Tensor, walk: Walk) -> Tensor:
         return x * (1 - per_row(self.rate, walk.rows, x))
 
 # %% ../nbs/21_transforms.ipynb #199df654
+@guarded
 @dataclass(frozen=True)
 class RandomScaling:
     """Multiply by factors uniform in 1 ± spread, fresh each step.
@@ -336,35 +303,13 @@ class RandomScaling:
     per: str = "series"  # or "point"
     on: str = "iterate"  # or "gradient"
 
-    def __post_init__(self):
-        if self.per not in ("series", "point"):
-            raise ValueError(f"per={self.per!r}: there are series, point")
-
-    def check(
-        self,
-        n: int,  # rows of the walk
-    ) -> None:
-        "Refuse settings that do not fit `n` rows."
-        check_per_row("spread", self.spread, n, high=1)
-
     def __call__(self, x: Tensor, walk: Walk) -> Tensor:
         shape = x.shape[1:] if self.per == "point" else (1, 1)
         drawn = 2 * walk.rand(x, *shape) - 1  # uniform in −1..1
         return x * (1 + per_row(self.spread, walk.rows, x) * drawn)
 
-# %% ../nbs/21_transforms.ipynb #69402893
-def _check_noise(scale, sigma, n: int) -> None:
-    "Strength and width of noise: zero or more, one or one per row."
-    check_per_row("scale", scale, n)
-    check_per_row("sigma", sigma, n, high=1e4)
-
-
-def _check_patience(patience: int) -> None:
-    "A whole number of steps."
-    if not isinstance(patience, int) or patience < 1:
-        raise ValueError(f"patience={patience!r}: give a whole number of steps, 1 or more")
-
 # %% ../nbs/21_transforms.ipynb #3db577ea
+@guarded
 @dataclass(frozen=True)
 class NoiseOnStall:
     """Add Gaussian noise when the loss has not improved for `patience` steps, and again.
@@ -378,19 +323,12 @@ class NoiseOnStall:
     on: str = "iterate"  # or "gradient"
     wakes = True  # it moves a series that has no gradient
 
-    def check(
-        self,
-        n: int,  # rows of the walk
-    ) -> None:
-        "Refuse settings that do not fit `n` rows."
-        _check_noise(self.scale, self.sigma, n)
-        _check_patience(self.patience)
-
     def __call__(self, x: Tensor, walk: Walk) -> Tensor:
         noise = walk.randn(x, walk.stalled_for(self.patience), self.sigma)
         return x + per_row(self.scale, walk.rows, x) * noise
 
 # %% ../nbs/21_transforms.ipynb #7f75b25f
+@guarded
 @dataclass(frozen=True)
 class NoiseOnOvershoot:
     """Add Gaussian noise when the activation is beyond the target.
@@ -403,18 +341,12 @@ class NoiseOnOvershoot:
     on: str = "iterate"  # or "gradient"
     wakes = True  # it moves a series that has no gradient
 
-    def check(
-        self,
-        n: int,  # rows of the walk
-    ) -> None:
-        "Refuse settings that do not fit `n` rows."
-        _check_noise(self.scale, self.sigma, n)
-
     def __call__(self, x: Tensor, walk: Walk) -> Tensor:
         noise = walk.randn(x, walk.overshot, self.sigma)
         return x + per_row(self.scale, walk.rows, x) * noise
 
 # %% ../nbs/21_transforms.ipynb #baf91c6d
+@guarded(on=one_of("iterate"))
 @dataclass(frozen=True)
 class RandomRestart:
     """Replace a series by Gaussian noise when its loss has not improved for `patience` steps.
@@ -429,14 +361,6 @@ class RandomRestart:
     on: str = "iterate"  # it acts on the series
     wakes = True  # it moves a series that has no gradient
 
-    def check(
-        self,
-        n: int,  # rows of the walk
-    ) -> None:
-        "Refuse settings that do not fit `n` rows."
-        _check_noise(self.scale, self.sigma, n)
-        _check_patience(self.patience)
-
     def __call__(self, x: Tensor, walk: Walk) -> Tensor:
         due = walk.stalled_for(self.patience)
         noise = walk.randn(x, due, self.sigma)
@@ -444,15 +368,13 @@ class RandomRestart:
         return torch.where(due.to(x.device).reshape(-1, 1, 1), fresh, x)
 
 # %% ../nbs/21_transforms.ipynb #4f6ed3a0
+@guarded(on=one_of("gradient"))
 @dataclass(frozen=True)
 class UnitGradient:
     "Give each row's gradient root mean square 1, times `decay` to the power of the step."
 
     decay: float = 1.0  # factor per step, 0 to 1
     on: str = "gradient"  # it acts on the gradient
-
-    def __post_init__(self):
-        check_per_row("decay", self.decay, 0, high=1)
 
     def __call__(self, g: Tensor, walk: Walk) -> Tensor:
         length = g.flatten(1).square().mean(1).sqrt().clamp_min(1e-30)  # a gradient of 0 stays 0

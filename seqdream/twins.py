@@ -19,11 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .activations import Probe
-from .data import z_normalise
+from .checks import guarded
+from .data import check_series, z_normalise
+from .distances import Gaussian, LowRank, Stretch
 from .dreaming import Dreams
 from .grounding import TrustRegion, trust_region
+from .guests import borrowed, inspect_model
 from .judges import Judge
-from .models import borrowed
 from .objectives import class_margin, logit_margin
 from .parametrizations import Whitened
 from .reference import Reference, TimeDistance
@@ -80,8 +82,7 @@ def _gaussian_log_odds(ref: Reference, c: int) -> Callable:
     distances = {i: TimeDistance.of(ref, i, ("ledoit_wolf",)) for i in known}
     levels = {}
     for i, distance in distances.items():
-        half_log_det = float(distance.whiteners[0].norm(dim=0).log().sum())  # of Σ⁻¹
-        levels[i] = half_log_det + np.log(ref.time[i].n)  # and the prior
+        levels[i] = _half_log_det(distance.whiteners[0]) + np.log(ref.time[i].n)  # and the prior
 
     def odds(x: Tensor) -> Tensor:
         log = {i: levels[i] - 0.5 * distances[i](x)[:, 0].square() for i in known}
@@ -93,6 +94,13 @@ def _gaussian_log_odds(ref: Reference, c: int) -> Callable:
 def _no_odds(x: Tensor) -> Tensor:
     "Odds that say nothing, and have a gradient of zero."
     return x.flatten(1).sum(1) * 0
+
+
+def _half_log_det(whitener: Tensor | Stretch) -> float:
+    "Half the logarithm of the determinant of Σ⁻¹."
+    if isinstance(whitener, Stretch):
+        return whitener.log_det()
+    return float(whitener.norm(dim=0).log().sum())
 
 # %% ../nbs/46_twins.ipynb #0a51de16
 STEPS = 60  # of a climb; what 20 or 240 would change is measured in 46_twins
@@ -148,11 +156,18 @@ def _gaussian(terms: _Terms, multiple: float) -> Tensor | None:
     if moments is None:
         return None
     kind = "range" if moments.n > len(moments.mean) else "ledoit_wolf"
-    whitener = moments.whitener(kind)
-    back = torch.from_numpy(whitener / np.square(whitener).sum(0)).T
+    back = _way_back(moments, kind)
     z = _chance(torch.randn, len(terms.d), len(back), terms.seed, 5, torch.float64)
     x = (torch.from_numpy(moments.mean) + z @ back).reshape(terms.d.x.shape).float()
     return terms.inside(z_normalise(x) if terms.white.normalize else x)
+
+
+def _way_back(moments: Gaussian | LowRank, kind: str) -> Tensor | Stretch:
+    "From white noise to series less their mean, (dimensions, channels * timepoints)."
+    columns = moments.whitener(kind)
+    if isinstance(columns, Stretch):
+        return columns.inverse().to()
+    return torch.from_numpy(columns / np.square(columns).sum(0)).T
 
 # %% ../nbs/46_twins.ipynb #0a51de28
 def _scaled(terms: _Terms, multiple: float) -> Tensor:
@@ -173,11 +188,14 @@ def _highest_real(terms: _Terms, multiple: float) -> Tensor:
     return ref.X[best[torch.arange(len(terms.d)) % len(best)]]
 
 # %% ../nbs/46_twins.ipynb #0a51de31
+@guarded
 def scramble_phases(
-    x: Tensor,  # series, (n, channels, timepoints)
+    x: "Tensor | np.ndarray",  # series, (n, channels, timepoints)
     seed: int = 0,  # row i draws from the stream (seed, i)
 ) -> Tensor:  # series, (n, channels, timepoints)
     "The same magnitudes of all Fourier coefficients, random phases, the same in all channels."
+    checked = check_series(x, constant=True, name="series x")
+    x = x if isinstance(x, Tensor) and x.shape == checked.shape else checked  # its own precision
     z = torch.fft.rfft(x.double())
     turn = 2 * np.pi * _chance(torch.rand, len(x), z.shape[-1], seed, 3, torch.float64)
     turn[:, 0] = 0  # the mean is real
@@ -215,10 +233,11 @@ UNTRAINED_STEPS = 20  # the climb above is done by then, and here each needs the
 def _untrained(terms: _Terms, multiple: float) -> Tensor:
     "Ascent on the margin of the same network with new weights."
     try:
-        net = _redrawn(terms.model, terms.seed)
+        known = inspect_model(terms.model, terms.ref.X, layer=terms.ref.layer)
+        net = _redrawn(known, terms.seed)
     except Exception:  # whatever a foreign model raises when it is copied
         return terms.white.decode(terms.z0)
-    probe = Probe(net, terms.ref.meta.get("layer"))
+    probe = Probe(net, terms.ref.layer)
 
     def odds(x: Tensor) -> Tensor:
         a = probe.pooled(x)
@@ -262,6 +281,7 @@ def _class_of(d: Dreams, ref: Reference, target_class: int | None) -> int:
     return ref.check_class(d.settings.get("target_class") if target_class is None else target_class)
 
 
+@guarded
 def twin_series(
     d: Dreams,  # of one class
     model: nn.Module,  # that dreamt them; it is copied, not changed
@@ -270,6 +290,7 @@ def twin_series(
     seed: int = 0,  # row i draws from the stream (seed, i)
 ) -> dict[tuple[str, float], Tensor]:  # (twin, multiple of the distance) -> series, as d.x
     "The twins of some dreams: as `TWIN_KINDS` says, at each of their multiples."
+    ref.check_dreams(d)
     terms = _terms(d, model, ref, _class_of(d, ref, target_class), seed)
     found = {}
     for twin in TWIN_KINDS.values():
@@ -280,6 +301,7 @@ def twin_series(
     return found
 
 # %% ../nbs/46_twins.ipynb #3b406c0e
+@guarded
 def compare(
     d: Dreams,  # of one class
     model: nn.Module,  # that dreamt them
@@ -288,9 +310,14 @@ def compare(
     seed: int = 0,  # of the twins
     target_class: int | None = None,  # class index; None: the one they were dreamt for
 ) -> "pandas.DataFrame":  # row, series ("dream", "start", `TWINS`), radius, judge, margin
-    "Class margins of dreams, starts and twins, for the model and for judges; 1 as real series."
+    """Class margins of dreams, starts and twins, for the model and for judges; 1 as real series.
+
+    Raises: ValueError where dreams, model and reference do not belong together.
+    """
     import pandas as pd
 
+    ref.check_model(model)
+    ref.check_dreams(d)
     c = _class_of(d, ref, target_class)
     witnesses = {"model": _opinion(model, ref, c)}
     witnesses |= {judge.name: partial(judge, c=c) for judge in judges}
@@ -306,7 +333,7 @@ def compare(
 
 def _opinion(model: nn.Module, ref: Reference, c: int) -> Callable:
     "The model's margins of class `c`, in class means, as a function of series."
-    probe = Probe(model, ref.meta.get("layer"))
+    probe = Probe(model, ref.layer)
 
     def margins(x: Tensor) -> np.ndarray:
         return class_margin(probe.batched(x), ref, c).numpy()

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .checks import guarded, real_number, whole_number
 from .dreaming import Dreams
+from .guests import predict
 from .judges import Judge
-from .models import predict
 from .penalties import amplitude_spectrum
 from .reference import Reference
 from .twins import RIVALS, TWIN_KINDS, at_best_radius, best_rival, compare
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import pandas
 
 # %% ../nbs/51_verdict.ipynb #faf169d7
+@guarded(level=real_number(0, 1, above=True, below=True), repeats=whole_number(1))
 def bootstrap_interval(
     v: "np.ndarray | list[np.ndarray]",  # independent values (n,); or groups of them, drawn whole
     statistic: Callable = np.median,  # of values; for one array it must take `axis`
@@ -203,7 +205,26 @@ def _fits(judge: Judge, ref: Reference) -> bool:
     known = n_classes == ref.n_classes == len(judge.unit)
     return known and bool(torch.isfinite(judge.unit).all())
 
+# %% ../nbs/51_verdict.ipynb #9736f48e
+def _runs(d, model, ref) -> list[tuple]:
+    """(Dreams, model, reference) of each training seed.
+
+    Raises: ValueError where there are not as many of each, or the dreams are of several classes.
+    """
+    if isinstance(d, Dreams):
+        return [(d, model, ref)]
+    both = isinstance(model, (list, tuple)) and isinstance(ref, (list, tuple))
+    if not both or not len(d) == len(model) == len(ref) > 0:
+        raise ValueError(
+            "dreams of several training seeds: give lists of as many dreams, models and references"
+        )
+    classes = sorted({str(one.settings.get("target_class")) for one in d})
+    if len(classes) > 1:
+        raise ValueError(f"dreams of the classes {', '.join(classes)}; a verdict is on one class")
+    return list(zip(d, model, ref, strict=True))
+
 # %% ../nbs/51_verdict.ipynb #a08a732a
+@guarded
 def verdict(
     d: Dreams | Sequence[Dreams],  # of one class; a list: of several training seeds, one each
     model: nn.Module | Sequence[nn.Module],  # that dreamt them; a list where `d` is one
@@ -214,10 +235,11 @@ def verdict(
     """What part of some dreams is the network's own, whether others agree, and what it reads.
 
     Intervals resample the dreams; of several training seeds the seeds.
+    Raises: ValueError where dreams, models and references do not belong together.
     """
     import pandas as pd
 
-    many = [(d, model, ref)] if isinstance(d, Dreams) else list(zip(d, model, ref))
+    many = _runs(d, model, ref)
     dreams, _, ref = many[0]
     fits = [_fits(judge, ref) for judge in judges]
     heard = [judge for judge, fitting in zip(judges, fits) if fitting]
@@ -239,6 +261,7 @@ def _label(ref: Reference, c: int) -> str:
     return f"{c}" if ref.classes[c] == str(c) else f"{c} (label {ref.classes[c]})"
 
 # %% ../nbs/51_verdict.ipynb #1f7f1765
+@guarded
 def distinct_modes(
     x: "Tensor | np.ndarray",  # series, (n, channels, timepoints)
     alike: float = 0.9,  # cosine of two smoothed amplitude spectra above which they are one mode
@@ -246,5 +269,5 @@ def distinct_modes(
     "Series with like spectra are one mode, through others if need be, whatever their shifts."
     from scipy.sparse.csgraph import connected_components
 
-    spectra = amplitude_spectrum(torch.as_tensor(x)).flatten(1)
+    spectra = amplitude_spectrum(x).flatten(1)
     return connected_components((spectra @ spectra.T).numpy() > alike, directed=False)[1]

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from seqdream.data import has_dataset
+from seqdream.readers import has_dataset
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 

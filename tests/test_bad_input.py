@@ -14,7 +14,7 @@ from torch import nn
 
 import seqdream as sd
 from seqdream.cli import main
-from seqdream.models import write_whole
+from seqdream.files import write_whole
 
 nan = float("nan")
 inf = float("inf")
@@ -112,7 +112,7 @@ def test_load_dataset_length_resamples(tmp_path):
     write_ucr(tmp_path, "Uneven", [*ROWS, [1, 0.1, 0.2, "NaN"]])
     assert sd.load_dataset("Uneven", root=tmp_path, length=7).X_train.shape == (5, 1, 7)
     for bad in (0, 1, 2.5, "7"):
-        with pytest.raises(ValueError, match="whole number of points"):
+        with pytest.raises(ValueError, match="length=.*whole number"):
             sd.load_dataset("Uneven", root=tmp_path, length=bad)
 
 
@@ -122,8 +122,11 @@ def test_load_dataset_unknown(tmp_path):
         sd.load_dataset("GunPiont", root=tmp_path)
     with pytest.raises(FileNotFoundError, match="is no folder"):
         sd.load_dataset("GunPoint", root=tmp_path / "nowhere")
-    for bad in ("", "../GunPoint", "a/b", None, 3):
+    for bad in ("", None, 3):
         with pytest.raises(ValueError, match="no data set's name"):
+            sd.load_dataset(bad, root=tmp_path)
+    for bad in ("../GunPoint", "a/b"):
+        with pytest.raises(FileNotFoundError, match="no data set's file or folder"):
             sd.load_dataset(bad, root=tmp_path)
     (tmp_path / "GunPoint" / "GunPoint_TEST.tsv").unlink()
     with pytest.raises(FileNotFoundError, match="GunPoint_TEST.tsv: missing"):
@@ -174,7 +177,7 @@ def test_fit_settings(setting, message):
 def test_fit_says_when_the_loss_explodes():
     plain = dict(optimizer="adam", schedule="constant", weight_decay=0.0, progress=False)
     with pytest.raises(FloatingPointError, match="lower lr"):
-        sd.fit(sd.ResNet.preset("paper"), (good, labels), epochs=3, lr=1e30, **plain)
+        sd.fit(sd.ResNet.preset("paper"), (good, labels), epochs=3, lr=1e18, **plain)
 
 
 class NaNModel(nn.Module):
@@ -246,11 +249,8 @@ def test_models():
         ({"seed": -1}, "seed=-1"),
         ({"seed": 1.5}, "seed=1.5"),
         ({"objective": 3}, "give an Objective"),
-        ({"penalties": [sd.AlphaNorm(-1.0)]}, "lambda_alpha"),
-        ({"penalties": [sd.TotalVariation(1.0, 0.5)]}, "beta=0.5"),
-        ({"transforms": [sd.GaussianBlur(inf)]}, "sigma=inf"),
-        ({"transforms": [sd.Clamp(1.0, -1.0)]}, "low must not be above"),
-        ({"transforms": [sd.NoiseOnStall(0.1, 0)]}, "patience=0"),
+        ({"penalties": [sd.AlphaNorm([0.1, 0.2])]}, "AlphaNorm: weight .* each of the 12 rows"),
+        ({"transforms": [sd.GaussianBlur([1.0] * 3)]}, "sigma has 3 entries"),
     ],
 )
 def test_dream_settings(setting, message):
@@ -259,9 +259,24 @@ def test_dream_settings(setting, message):
         sd.dream(sd.ResNet.preset("paper"), good, **kw)
 
 
+@pytest.mark.parametrize(
+    "made, message",
+    [
+        (partial(sd.AlphaNorm, -1.0), "weight=-1.0"),
+        (partial(sd.TotalVariation, 1.0, 0.5), "beta=0.5"),
+        (partial(sd.GaussianBlur, inf), "sigma=inf"),
+        (partial(sd.Clamp, 1.0, -1.0), "low must not be above"),
+        (partial(sd.NoiseOnStall, 0.1, 0), "patience=0"),
+    ],
+)
+def test_ingredients_are_refused_when_they_are_made(made, message):
+    with pytest.raises(ValueError, match=message):
+        made()
+
+
 DREAMING = [
     ({"target_class": 2}, r"0 \(label -1\), 1"),
-    ({"target_class": "1"}, "a class is an index"),
+    ({"target_class": "x"}, "a class is an index"),
     ({"target_class": True}, "a class is an index"),
     ({"region": "rim"}, "centre, max, edge"),
     ({"region": [1.0]}, "2 finite numbers"),
@@ -372,10 +387,10 @@ COMMANDS = [
     (["report", "FordA", "--out", "{file}"], "is a file"),
     (["report", "FordA", "--out", "{full}"], "no earlier report"),
     (["report", "FordA", "--out", "{file}/x"], "is no folder"),
-    (["dream", "FordA", "--class", "9", "--out", "{new}"], "target_class=9"),
+    (["dream", "FordA", "--class", "9", "--out", "{new}"], "--class 9: FordA has"),
     (["dream", "FordA", "--class", "0", "--out", "{file}"], "cannot write here"),
     (["dream", "FordA", "--class", "0", "--model", "{file}", "--out", "{new}"], "no such file"),
-    (["dream", "FordA", "--class", "0", "--n", "0", "--out", "{new}"], "n=0"),
+    (["dream", "FordA", "--class", "one", "--out", "{new}"], "--class one: FordA has"),
     (["train", "FordA", "--preset", "big", "--out", "{new}"], "wang, paper"),
     (["train", "Nowhere", "--root", "{full}", "--out", "{new}"], "no data set 'Nowhere'"),
 ]
@@ -402,7 +417,8 @@ def test_command_line(argv, message, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "argv", [["dream", "FordA"], ["fly"], ["report"], ["dream", "FordA", "--class", "one"]]
+    "argv",
+    [["dream", "FordA"], ["fly"], ["report"], ["dream", "FordA", "--class", "0", "--n", "0"]],
 )
 def test_command_line_usage(argv, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -14,7 +14,7 @@ import torch
 
 import seqdream as sd
 from seqdream.cli import main
-from seqdream.models import read_tensors
+from seqdream.files import read_tensors
 
 SEQDREAM = [sys.executable, "-m", "seqdream.cli"]
 

@@ -17,7 +17,7 @@ import ipywidgets as W
 
 import seqdream as sd
 from seqdream import explorer
-from seqdream.data import has_dataset
+from seqdream.readers import has_dataset
 from seqdream.search import TABLE_1
 
 LABELLED = (

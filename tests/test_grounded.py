@@ -19,12 +19,12 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 import seqdream as sd
-from seqdream.data import _bundled, load_dataset
 from seqdream.grounding import trust_region
+from seqdream.guests import borrowed, one_tensor
 from seqdream.judges import SpectrumClassifier, load_judges, save_judges
-from seqdream.models import borrowed, one_tensor
 from seqdream.objectives import class_margin
 from seqdream.parametrizations import Hold
+from seqdream.readers import _bundled, load_dataset
 from seqdream.report import _keep_model
 from seqdream.twins import scramble_phases, twin_series
 from seqdream.verdict import bootstrap_interval
@@ -665,7 +665,7 @@ nothing = torch.full((1, 1, 24), float("nan"))
         (grounded(target_class=1, held=[0]), "not all"),
         (grounded(target_class=1, held=[7]), "channels 0 to 0"),
         (grounded(target_class=1, n=1, diversity=1.0), "two dreams"),
-        (grounded(target_class=1, start=nothing), "not finite"),
+        (grounded(target_class=1, start=nothing), "no values"),
         (dream_with_a_constant_channel, r"channel 1 is constant.*held=\[1\]"),
         (unknown_wavelet, "haar"),
         (no_sampling_rate, "above 0"),

@@ -173,6 +173,14 @@ def smooth_the_gradient_along_steps(model, ref):
     return sd.ExponentialSmoothing(0.5, along="steps", on="gradient")
 
 
+def decay_of_more_than_all(model, ref):
+    return sd.L2Decay(2.0)
+
+
+def average_on_nothing(model, ref):
+    return sd.MovingAverage(3, on="grad")
+
+
 def importance_of_no_bands(model, ref):
     return sd.frequency_importance(model, ref.X[:1], ref, 0, bands=0)
 
@@ -203,8 +211,8 @@ ascent = partial(sd.gradient_ascent, target_class=0)
         (partial(descent, weight_decay=-1.0), "weight_decay=-1.0"),
         (partial(descent, lambda_beta=[1.0, 2.0]), "each of the"),
         (partial(sd.control, target_class=0, kind="best"), "medoid"),
-        (partial(ascent, transforms=[sd.L2Decay(2.0)]), "rate=2.0"),
-        (partial(ascent, transforms=[sd.MovingAverage(3, on="grad")]), "on='grad'"),
+        (decay_of_more_than_all, "rate=2.0"),
+        (average_on_nothing, "on='grad'"),
         (smooth_the_gradient_along_steps, "momentum"),
         (importance_of_no_bands, "bands=0"),
         (direction_of_nan, "finite"),

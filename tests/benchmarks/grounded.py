@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import seqdream as sd
-from seqdream.models import write_whole
+from seqdream.files import write_whole
 from seqdream.report import train_model
 from seqdream.verdict import bootstrap_interval
 

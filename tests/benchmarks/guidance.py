@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 import seqdream as sd
-from seqdream.models import write_whole
+from seqdream.files import write_whole
 from seqdream.report import model_and_reference
 
 SETS = ("FordA", "ItalyPowerDemand", "Chinatown", "Plane", "Computers", "Adiac")
