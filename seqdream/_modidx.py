@@ -779,6 +779,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'seqdream.models.SameConv1d': ('models.html#sameconv1d', 'seqdream/models.py'),
                                  'seqdream.models.SameConv1d.__init__': ('models.html#sameconv1d.__init__', 'seqdream/models.py'),
                                  'seqdream.models.SameConv1d.forward': ('models.html#sameconv1d.forward', 'seqdream/models.py'),
+                                 'seqdream.models._as_bytes': ('models.html#_as_bytes', 'seqdream/models.py'),
                                  'seqdream.models._check_sizes': ('models.html#_check_sizes', 'seqdream/models.py'),
                                  'seqdream.models._convolutions': ('models.html#_convolutions', 'seqdream/models.py'),
                                  'seqdream.models._refuse_stranger': ('models.html#_refuse_stranger', 'seqdream/models.py'),

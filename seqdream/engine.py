@@ -292,7 +292,7 @@ def check_answer(
 
 NO_GRADIENT = (
     "the loss does not depend on the series: the model gives no gradient "
-    "(a detach, an argmax or a numpy step in its forward pass?)"
+    "(a detach, an argmax, a numpy step or quantized layers in its forward pass?)"
 )
 NO_MEMORY = ("allocate memory", "out of memory", "not enough memory")  # as torch says it
 

@@ -37,7 +37,9 @@ class SameConv1d(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         k = self.kernel_size[0]
-        return super().forward(x if k % 2 else F.pad(x, ((k - 1) // 2, k // 2)))
+        if k % 2 == 0:
+            x = F.pad(x, ((k - 1) // 2, k // 2))
+        return self._conv_forward(x, self.weight, self.bias)  # `super()` cannot be scripted
 
 # %% ../nbs/01_models.ipynb #d0b1c028
 def _convolutions(n_in: int, filters: Sequence[int], kernels: Sequence[int]) -> nn.Sequential:
@@ -382,6 +384,16 @@ def users_model(
     return users_model(inner) if isinstance(inner, nn.Module) else model
 
 # %% ../nbs/01_models.ipynb #fe27ad19
+def _as_bytes(v: object) -> bytes:
+    "A weight as bytes; quantized layers keep pairs, and things that are no tensors, among theirs."
+    if isinstance(v, (tuple, list)):
+        return b"".join(map(_as_bytes, v))
+    if not isinstance(v, Tensor):
+        return repr(v).encode()
+    v = v.dequantize() if v.is_quantized else v
+    return v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
 def weights_hash(
     model: nn.Module,  # any torch model
 ) -> str:  # 16 hexadecimal digits
@@ -392,7 +404,7 @@ def weights_hash(
     h = hashlib.sha256()
     for name, v in users_model(model).state_dict().items():
         h.update(name.encode())
-        h.update(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        h.update(_as_bytes(v))
     return h.hexdigest()[:16]
 
 # %% ../nbs/01_models.ipynb #2c919f56

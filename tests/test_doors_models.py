@@ -926,3 +926,48 @@ def test_doors_models_of_one_layout_are_asked_no_oftener_and_told_nothing(
         counts.append(len(answered))
     more = 12 if name == "points" else 0  # the same numbers in four other shapes
     assert counts[0] <= counts[1] + more
+
+
+def exported(net: nn.Module) -> nn.Module:
+    rows = {0: torch.export.Dim("rows", min=2, max=512)}
+    return torch.export.export(net, (torch.randn(4, 1, 36),), dynamic_shapes=(rows,)).module()
+
+
+FORMS = {
+    "scripted": torch.jit.script,
+    "frozen script": lambda net: torch.jit.freeze(torch.jit.script(net)),
+    "traced": lambda net: torch.jit.trace(net, torch.randn(2, 1, 36)),
+    "compiled": lambda net: torch.compile(net, backend="eager"),
+    "exported": exported,
+    "parallel": nn.DataParallel,
+}
+
+
+@pytest.fixture(scope="module")
+def plain():
+    "A network, series with classes, and its dreams."
+    net = sd.ResNet(1, 2, filters=(4, 4), kernels=(5, 3)).eval()
+    X = torch.randn(20, 1, 36, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(20) % 2
+    ref = sd.Reference.from_data(net, X, y)
+    return net, X, y, sd.sequence_dreaming(net, ref, 1, n=2, steps=4, lr=0.5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("form", FORMS)
+def test_doors_models_in_other_forms_dream_the_same(form, plain):
+    net, X, y, dreams = plain
+    other = FORMS[form](copy.deepcopy(net))
+    ref = sd.Reference.from_data(other, X, y)
+    d = sd.sequence_dreaming(other, ref, 1, n=2, steps=4, lr=0.5)
+    assert torch.allclose(d.x, dreams.x, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_doors_a_quantized_model_has_a_reference_but_no_gradient(plain):
+    net, X, y, _ = plain
+    small = torch.ao.quantization.quantize_dynamic(copy.deepcopy(net), {nn.Linear})
+    ref = sd.Reference.from_data(small, X, y)
+    assert torch.allclose(ref.activations, small(X).detach(), atol=1e-5)
+    with pytest.raises(ValueError, match="quantized"):
+        sd.sequence_dreaming(small, ref, 1, n=2, steps=4)
