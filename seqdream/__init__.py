@@ -15,9 +15,13 @@ _parts = {
     "data": "Dataset Physical check_labels check_series class_index z_normalise",
     "models": """FCN InceptionTime NETWORKS PRESETS ResNet load_model make_model pretrained_models
         save_model""",
+    "borrowing": "",
     "guests": "Adapter accuracy inspect_model predict",
     "training": "Augment fit plot_history",
     "help": "",
+    "texts": "",
+    "formats": "",
+    "tables": "",
     "readers": "available_datasets load_dataset",
     "activations": "Probe",
     "reference": "Reference load_pretrained",

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from .borrowing import borrowed
 from .checks import guarded
 from .data import check_series
-from .guests import borrowed, inspect_model, one_tensor
+from .guests import inspect_model, one_tensor
 from .models import users_model
 
 # %% ../nbs/10_activations.ipynb #a8a8e91d
@@ -500,15 +501,3 @@ class Probe:
     pooled = pooled
     batched = batched
     __call__ = asked
-
-    def onto(
-        self,
-        model: nn.Module,  # a copy of the model
-        layer: nn.Module | None,  # the copy of the layer
-    ) -> "Probe":
-        "The same reading of a copy, without asking again."
-        other = Probe(model, layer, axis=self.axis, pool=self.pool)
-        other.axes = self.axes
-        other._calls = dict(self._calls)
-        other._stops = self._stops
-        return other

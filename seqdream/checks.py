@@ -245,7 +245,6 @@ _SIZES = {
     "n_channels": whole_number(1, 2**20),
     "n_classes": whole_number(1, 2**20),
     "n_jobs": whole_number(-1024, 1024, never=(0,)),
-    "n_kernels": whole_number(1, 2**20),
     "n_timepoints": whole_number(1, 2**28),
     "width": whole_number(1, odd=True),
     "window": whole_number(1, odd=True),
@@ -260,9 +259,7 @@ _PLACES = {
 }
 
 # %% ../nbs/00_checks.ipynb #08d9f708
-_POSITIVE = dict.fromkeys(
-    ("eps", "k", "sampling_rate", "timeout", "unit"), real_number(0, above=True)
-)
+_POSITIVE = dict.fromkeys(("eps", "k", "sampling_rate", "unit"), real_number(0, above=True))
 _WEIGHTS = ("lambda_alpha", "lambda_beta", "lambda_l2", "lambda_sm", "noise", "scale", "weight")
 _SHARES = ("flip", "reverse", "shift")
 _PERCENTS = ("low", "high", "percent")

@@ -729,7 +729,8 @@ def _reference_of(d, model: str | None, near: Path):
     weights = d.settings.get("model")
     if ref := sd.reference.find_pretrained(name, weights):
         return ref
-    for folder in (near.parent, near.parent / "model", near.parent.parent / "model"):
+    beside = near.parent.parent
+    for folder in (near.parent, near.parent / "model", beside / "model", beside / "models"):
         for file in folder.glob("*-reference.safetensors"):
             with suppress(ValueError):  # one of another model may be damaged
                 if (ref := sd.Reference.load(file)).meta.get("model") == weights:
@@ -974,6 +975,19 @@ def _warnings_in_a_line() -> Iterator[None]:
         warnings.showwarning = show
         yield
 
+
+@contextmanager
+def _without_bars(quiet: bool) -> Iterator[None]:
+    "Where quiet is asked for, none of the bars either that come of themselves where work is long."
+    from seqdream import distances
+
+    before = distances.SLOW
+    try:
+        distances.SLOW = math.inf if quiet else before
+        yield
+    finally:
+        distances.SLOW = before
+
 # %% ../nbs/63_cli.ipynb #4e89eed5
 _MAY_DASH = ("--class", "--label", "--index", "--series", "--time")
 
@@ -993,7 +1007,7 @@ def _run(a: argparse.Namespace) -> int:
     "A command's exit code, whatever happens in it."
     try:
         _check_device(getattr(a, "device", None))
-        with _warnings_in_a_line():
+        with _warnings_in_a_line(), _without_bars(a.quiet):
             return COMMANDS[a.command].run(a)
     except BrokenPipeError:
         _hang_up()

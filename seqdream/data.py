@@ -105,6 +105,11 @@ def _class_order(labels: Sequence[str]) -> tuple[str, ...]:
         return tuple(sorted(values))
     return tuple(sorted(values, key=lambda text: (values[text], text)))
 
+# %% ../nbs/00_data.ipynb #1264d656
+def _home(v: object) -> str:
+    "The library that an object comes from."
+    return type(v).__module__.partition(".")[0]
+
 # %% ../nbs/00_data.ipynb #b0631ae3
 def _refuse_unordered(y: object, name: str) -> None:
     "Complain about what is no row of labels in the order of the series."
@@ -114,11 +119,6 @@ def _refuse_unordered(y: object, name: str) -> None:
             f"{name}: expected a label for each series, in their order, not {type(y).__name__} "
             f"{short_text(y)!r}; give a list or an array of labels"
         )
-
-
-def _is_polars(v: object) -> bool:
-    "Does this come from polars? (Asked without importing it.)"
-    return type(v).__module__.partition(".")[0] == "polars"
 
 
 def _label_array(
@@ -134,7 +134,7 @@ def _label_array(
     if isinstance(y, Tensor):
         y = y.detach().cpu()
         y = y.double() if y.dtype == torch.bfloat16 else y
-    elif _is_polars(y):
+    elif _home(y) == "polars":
         y = y.rows() if hasattr(y, "columns") else y.to_list()
     if isinstance(y, np.ma.MaskedArray):
         masked = np.ma.getmaskarray(y)
@@ -290,11 +290,6 @@ def _numbers(
     return x.astype(np.float64)
 
 # %% ../nbs/00_data.ipynb #0ebe54b9
-def _home(v: object) -> str:
-    "The library that an object comes from."
-    return type(v).__module__.partition(".")[0]
-
-
 def _is_series(v: object) -> bool:
     "Is this a row of values, rather than one?"
     return hasattr(v, "__len__") and not isinstance(v, (str, bytes)) and getattr(v, "ndim", 1) > 0
@@ -735,9 +730,12 @@ def _check_classes(n_classes: int, n: int, fractions: bool, example: str, name: 
         )
 
 # %% ../nbs/00_data.ipynb #4b0b22d0
+_TRUTHS = {"False": "0", "True": "1"}  # truth values are the classes 0 and 1
+
+
 def _places(found: _Labels, classes: Sequence[str], name: str) -> list[int]:
     "Which class each of the different labels is: by index if all are indices, else by label."
-    indices = [{"False": "0", "True": "1"}.get(text, text) for text in found.texts]
+    indices = [_TRUTHS.get(text, text) for text in found.texts]
     by_label = {text: i for i, text in enumerate(classes)}
     by_index = {str(i): i for i in range(len(classes))}
     truths = found.kind == "truth value" and not set(found.texts) <= set(by_label)
@@ -804,20 +802,18 @@ def check_indices(
 ) -> Tensor:  # int64, (n,)
     """Labels that are class indices already, for who knows nothing of a model's classes.
 
-    Raises: ValueError where one is missing or no index, or is not counted in 64 bits.
+    Raises: ValueError where one is missing, below 0, no index, or not counted in 64 bits.
     """
     found = _read_labels(y, n, name)
-    truths = {"False": 0, "True": 1}
-    try:
-        values = [truths[v] if v in truths else int(v) for v in found.texts]
-        if found.kind not in ("number", "truth value") or max(map(abs, values)) > 2**62:
-            raise ValueError
-    except ValueError:
+    texts = [_TRUTHS.get(text, text) for text in found.texts]
+    numbers = found.kind in ("number", "truth value")
+    wrong = [text for text in texts if not (numbers and text.isdecimal() and int(text) < 2**62)]
+    if wrong:
         raise ValueError(
             f"{name}: class indices (0, 1, ...) are expected, not labels such as "
-            f"{short_text(found.texts[-1])!r}; Dataset.from_arrays makes indices of labels"
-        ) from None
-    return torch.as_tensor(np.asarray(values, dtype=np.int64)[found.codes])
+            f"{short_text(wrong[0])!r}; Dataset.from_arrays makes indices of labels"
+        )
+    return torch.as_tensor(np.array([int(text) for text in texts], dtype=np.int64)[found.codes])
 
 # %% ../nbs/00_data.ipynb #998fc7e1
 def class_index(
@@ -876,7 +872,7 @@ def _as_names(v: str | Sequence[str]) -> str | tuple[str, ...]:
 
 # %% ../nbs/00_data.ipynb #d0a1c0ee
 def _tidy(p: "Physical") -> None:
-    "Plain Python values in place of what the user wrote; complain about impossible ones."
+    "Plain Python values in place of what the user wrote."
     rate = p.sampling_rate
     tidy = {
         "sampling_rate": None if rate is None else float(rate),
@@ -887,10 +883,6 @@ def _tidy(p: "Physical") -> None:
     }
     for field, value in tidy.items():
         object.__setattr__(p, field, value)
-    if p.sampling_rate is not None and not 0 < p.sampling_rate < np.inf:
-        raise ValueError(f"sampling_rate={p.sampling_rate!r}: give points per second, above 0")
-    if not np.isfinite(p.mean).all() or not np.isfinite(p.scale).all() or np.min(p.scale) <= 0:
-        raise ValueError(f"mean={p.mean!r}, scale={p.scale!r}: both finite, the scale above 0")
 
 # %% ../nbs/00_data.ipynb #b29513f9
 FAR = 1000.0  # scales between zero and a series: from there on restored series are float64

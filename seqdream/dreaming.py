@@ -20,17 +20,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .activations import Layer, Probe
+from .borrowing import borrowed
 from .checks import check_length, check_rows, guarded
 from .data import check_series
 from .engine import NO_GRADIENT, Engine, leaky_backward, undisturbed
 from .files import read_tensors, reads, write_tensors
-from seqdream.guests import (
-    ENDS_IN_SOFTMAX,
-    borrowed,
-    inspect_model,
-    tell_once,
-    warn_of_probabilities,
-)
+from .guests import ENDS_IN_SOFTMAX, inspect_model, tell_once, warn_of_probabilities
 from .objectives import Objective, per_row
 from .parametrizations import Time
 from .transforms import Walk, row_stream
@@ -115,7 +110,7 @@ def _summary(d: "Dreams") -> str:
     plural = "" if len(d) == 1 else "s"
     return f"{len(d)} dream{plural} of {points} by {how}; {most} steps at most"
 
-
+# %% ../nbs/31_dreaming.ipynb #d8b3180d
 def _under(tensors: dict, prefix: str) -> dict:
     "The tensors whose names begin with `prefix`, under the rest of their names."
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -599,6 +594,8 @@ def described(loop: Loop) -> dict:
         "engine": loop.engine.answers,
         "micro_batch": s.micro_batch,
     }
+    if getattr(s.model, "said", ""):
+        found["asked"] = s.model.said  # through which adapter
     if loop.rows.escaped.any():
         found["escaped"] = torch.nonzero(loop.rows.escaped).flatten().tolist()
     return {name: _plain(v) for name, v in found.items()}
@@ -645,21 +642,12 @@ def _walk(loop: Loop, bar: tqdm) -> None:
         raise
 
 
-def _inspected(setting: Setting) -> nn.Module:
-    "The model, or an adapter of it; one that cannot be asked with a gradient is named as that."
-    try:
-        return inspect_model(setting.model, setting.start, layer=setting.layer)
-    except ValueError as e:
-        if "requires grad" in str(e):  # torch's words about numpy() in a forward pass
-            raise ValueError(f"{NO_GRADIENT}; {e}") from e
-        raise
-
-
 @undisturbed
 def run(setting: Setting) -> Dreams:
     "The dreams of a setting; Ctrl-C ends the walk with what there is."
     check_setting(setting)
-    setting = replace(setting, model=_inspected(setting))
+    model = inspect_model(setting.model, setting.start, layer=setting.layer)
+    setting = replace(setting, model=model)
     probe = Probe(setting.model, setting.layer)
     warn_of_softmax(probe, setting.start)
     bar = tqdm(total=setting.steps, disable=not setting.progress, desc="dreaming", unit="step")

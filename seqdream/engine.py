@@ -498,7 +498,7 @@ _SHELF_MOST = 8  # models, or shapes of one
 _STARTS_MOST = 32  # starts of each
 _WEIGHTS_MOST = 2**24  # parameters: what is larger is not kept twice in memory
 
-
+# %% ../nbs/30_engine.ipynb #20c9be0e
 def _take(key: tuple, model: nn.Module) -> _Kept | None:
     "What is kept under a key, taken from the shelf."
     with _KEEPING:

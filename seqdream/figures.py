@@ -544,13 +544,12 @@ def plot_violins(
 # %% ../nbs/60_figures.ipynb #8a9ce270
 _LINES = ("-", "--", ":", "-.", (0, (5, 1)))
 _STYLES = [{"color": c, "ls": s} for c, s in product(("black", "#c0392b", "#1f6f3f"), _LINES)]
-_FLOOR = 1e-12  # added to power, so that zero can be drawn on a logarithmic axis
 
 
 def _power(d: Dreams, channel: int) -> np.ndarray:
     "Median power spectrum of a set of dreams, (frequencies,)."
     power = np.abs(np.fft.rfft(d.x[:, channel].numpy())) ** 2 / d.x.shape[-1]
-    return np.median(power, axis=0) + _FLOOR
+    return np.median(power, axis=0)
 
 # %% ../nbs/60_figures.ipynb #18a315a2
 @guarded
@@ -574,13 +573,14 @@ def plot_spectra(
     x = "frequency [Hz]" if rate else "cycles per time point"
     fig, axes = _panels(len(sets), 3, (4.6, 2.5), x, sharex=True, sharey=True)
     for ax, (c, own) in zip(axes[:, 0], sets.items(), strict=True):
-        low, _, high = ref.bands["spectrum"][c, :, channel] + _FLOOR
+        low, _, high = ref.bands["spectrum"][c, :, channel]
         ax.fill_between(at, low, high, color=class_colours(ref.n_classes)[c], alpha=0.25, lw=0)
         for d in own:
             ax.plot(at, _power(d, channel), lw=1, **styles[drawn_set(d)])
         _dress(ax, drawn_class(ref, c))
-    floor = np.quantile(ref.bands["spectrum"][list(sets), 0, channel, 1:], 0.02) / 10
-    axes[0, 0].set(yscale="log", ylim=(max(1e-10, floor), None))
+    low, _, high = ref.bands["spectrum"][list(sets), :, channel, 1:].swapaxes(0, 1)
+    axes[0, 0].set_yscale("log", nonpositive="clip")  # zero is drawn at the lower edge
+    axes[0, 0].set_ylim(max(1e-12 * high.max(), np.quantile(low, 0.02) / 10), None)
     keys = [_key("real, 5–95 %", marker="s", color="0.8")]
     keys += [_key(name, lw=1, **style) for name, style in styles.items()]
     fig.legend(handles=keys, **_RIGHT)

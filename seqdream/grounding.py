@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from .activations import Probe
+from .borrowing import borrowed
 from .checks import check_setting, guarded, one_of, real_number
 from .data import check_series, z_normalise
 from .distances import Stretch
 from .dreaming import Dreams, Setting, run
 from .engine import leaky_backward, undisturbed
-from .guests import borrowed
 from .methods import checked, noted, starting_series
 from seqdream.objectives import (
     REGIONS,

@@ -182,7 +182,7 @@ def sd_penalties(ref: Reference, numbers: dict) -> tuple:
     )
 
 
-def sd_transforms(ref: Reference, numbers: dict, n: int, more: Sequence) -> tuple:
+def sd_transforms(ref: Reference, numbers: dict, more: Sequence) -> tuple:
     "Blur, noise on stall, noise on overshoot, whatever is added, and the clamp."
     blur = numbers["blur"]
     check_setting("blur", blur, one_of(*BLURS))
@@ -203,11 +203,11 @@ def to_target(model, ref: Reference, x: Tensor, goal: Objective, **how) -> Dream
     return run(Setting(model, x, goal, unit, layer=ref.layer, **how))
 
 # %% ../nbs/40_methods.ipynb #b50a77f0
-def _sd_ingredients(ref: Reference, numbers: dict, n: int, penalties: Sequence, transforms) -> dict:
+def _sd_ingredients(ref: Reference, numbers: dict, penalties: Sequence, transforms) -> dict:
     "The recipe's penalties and transforms, the caller's among them."
     return {
         "penalties": (*sd_penalties(ref, numbers), *penalties),
-        "transforms": sd_transforms(ref, numbers, n, transforms),
+        "transforms": sd_transforms(ref, numbers, transforms),
     }
 
 # %% ../nbs/40_methods.ipynb #346d3c6d
@@ -249,7 +249,7 @@ def sequence_dreaming(
     numbers |= {"lambda_beta": lambda_beta, "lambda_sm": lambda_sm, "blur": blur}
     numbers |= {"noise": noise, "patience": patience}
     x = starting_series(ref, target_class, start, n, seed, region, k)
-    walk |= _sd_ingredients(ref, numbers, len(x), penalties, transforms)
+    walk |= _sd_ingredients(ref, numbers, penalties, transforms)
     walk["settings"] = noted(ref, "sequence dreaming", start, numbers)
     return to_target(model, ref, x, reach(ref, target_class, region, k, treat, tolerance), **walk)
 

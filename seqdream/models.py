@@ -275,7 +275,6 @@ def make_model(
 
 # %% ../nbs/01_models.ipynb #b1fdf7b6
 ARCHITECTURES = {kind.__name__: kind for kind in (ResNet, FCN, InceptionTime)}
-_OWN = ARCHITECTURES  # its old name, which other rooms still import
 
 # %% ../nbs/01_models.ipynb #d0b1c020
 def model_files(

@@ -461,7 +461,14 @@ def _heldout(ref: "Reference", X: Tensor, holdout, probe: Probe, seed: int, devi
     return {key: np.sort(distances) for key, distances in found.items()}
 
 # %% ../nbs/11_reference.ipynb #11a00054
-def _about(name: str, X: Tensor, holdout: tuple | None, model: nn.Module, probe: Probe) -> dict:
+def _about(
+    name: str,
+    X: Tensor,
+    holdout: tuple | None,
+    model: nn.Module,
+    probe: Probe,
+    physical: Physical | None,
+) -> dict:
     "What the file says of itself."
     names = [n for n, module in users_model(model).named_modules() if module is probe.layer]
     return {
@@ -473,6 +480,7 @@ def _about(name: str, X: Tensor, holdout: tuple | None, model: nn.Module, probe:
         "model": weights_hash(model),
         "holdout": "five folds" if holdout is None else f"{len(holdout[1])} series",
         "shrinkage": shrinkage(X.flatten(1).numpy()),
+        "physical": None if physical is None else asdict(physical.check(X.shape[1])),
     }
 
 # %% ../nbs/11_reference.ipynb #f9a94fee
@@ -564,8 +572,7 @@ def make_reference(
         raise ValueError("activations hold NaN or inf; check the weights and the series' scale")
     time = gaussians(X.flatten(1).numpy(), y.numpy(), len(classes))
     outside = bands(X.numpy(), y.numpy(), len(classes))
-    about = _about(name, X, holdout, model, probe)
-    about["physical"] = None if physical is None else asdict(physical.check(X.shape[1]))
+    about = _about(name, X, holdout, model, probe, physical)
     ref = Reference(classes, a, y, time, {}, X[:0], y[:0], outside, about)
     _keep_exemplars(ref, X, exemplars)
     ref.heldout = _heldout(ref, X, holdout, probe, seed, device)
@@ -713,9 +720,7 @@ def whitener(
     g: Gaussian | LowRank,  # moments
     kind: str,  # "range" or "ledoit_wolf"
     dtype: torch.dtype = torch.float64,  # to compute in
-) -> (
-    Tensor | Stretch
-):  # (numbers of a series, directions): the distance is the length of (x - mean) W
+) -> Tensor | Stretch:  # (numbers of a series, directions), see `Gaussian.whitener`
     "What gives a class the same spread in every direction, for tensors."
     found = g.whitener(kind)
     if isinstance(found, Stretch):

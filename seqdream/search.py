@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .activations import Probe
+from .borrowing import borrowed
 from .checks import check_rows, guarded
 from .dreaming import check_ingredients
 from .engine import PRECISIONS, Engine, undisturbed
@@ -44,7 +45,7 @@ from seqdream.grid import (
 )
 from .grid import LOGARITHMIC as LOGARITHMIC
 from .grid import paper_grid as paper_grid
-from .guests import borrowed, inspect_model
+from .guests import inspect_model
 from .methods import check_reference, sd_penalties, starting_series
 from .objectives import reach
 from .reference import Reference

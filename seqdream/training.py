@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
+from .borrowing import borrowed, send
 from .checks import guarded, real_number, warn_caller
 from .data import Dataset, check_indices, check_series
 from .files import read_tensors, reads, write_tensors
-from .guests import accuracy, answers, borrowed, inspect_model, send
+from .guests import accuracy, answers, inspect_model
 
 if TYPE_CHECKING:  # both take long to import
     import matplotlib.figure
@@ -298,11 +299,9 @@ def _check_model(model: nn.Module, X: Tensor) -> int:
     return out.shape[1]
 
 # %% ../nbs/02_training.ipynb #df6a9bac
-def _check_labels(y: Tensor, n_series: int, n_classes: int) -> None:
-    "A label for each series, a series for each class."
-    if len(y) != n_series:
-        raise ValueError(f"{n_series} series but {len(y)} labels")
-    if y.min() < 0 or y.max() >= n_classes:
+def _check_labels(y: Tensor, n_classes: int) -> None:
+    "An output for each label, a series for each output."
+    if y.max() >= n_classes:
         raise ValueError(
             f"labels reach from {y.min()} to {y.max()}, the model has classes 0 to {n_classes - 1}"
         )
@@ -327,21 +326,12 @@ def _take(data: "Dataset | tuple") -> tuple[tuple[Tensor, Tensor], tuple[Tensor,
     X = check_series(X, name="training series", axis=axis)
     return (X, check_indices(y, len(X))), test
 
-# %% ../nbs/02_training.ipynb #df89ffcb
-def _count_classes(y: Tensor) -> int | None:
-    "How many classes there seem to be; None where labels are no class indices."
-    return int(y.max()) + 1 if len(y) and y.min() >= 0 else None
-
 # %% ../nbs/02_training.ipynb #d0c1e010
-def _check(model: nn.Module, train: tuple[Tensor, Tensor], epochs: int, keep: str) -> nn.Module:
+def _check(model: nn.Module, train: tuple[Tensor, Tensor]) -> nn.Module:
     "What can be known to go wrong before anything is trained; the model, or an adapter of it."
-    if not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"epochs={epochs!r}: give a whole number, 1 or more")
-    if keep not in ("best", "last"):
-        raise ValueError(f"keep={keep!r}: there are best, last")
     X, y = train
-    model = inspect_model(model, X, _count_classes(y), strict=False, trains=True)
-    _check_labels(y, len(X), _check_model(model, X[:2]))
+    model = inspect_model(model, X, int(y.max()) + 1, strict=False, trains=True)
+    _check_labels(y, _check_model(model, X[:2]))
     _check_scale(X)
     return model
 
@@ -498,7 +488,7 @@ def fit(
     Raises: ValueError for what does not fit, FloatingPointError for a loss that is infinite.
     """
     train, test = _take(data)
-    model = _check(model, train, epochs, keep)
+    model = _check(model, train)
     where = next(model.parameters()).device if device is None else torch.device(device)
     autocast = _takes_bfloat16(model, train[0], where) if autocast is None else autocast
     settings = dict(epochs=epochs, seed=seed, batch_size=batch_size, validation=validation)

@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .activations import Probe
+from .borrowing import borrowed
 from .checks import guarded
 from .data import check_series, z_normalise
 from .distances import Gaussian, LowRank, Stretch
 from .dreaming import Dreams
 from .grounding import TrustRegion, trust_region
-from .guests import borrowed, inspect_model
+from .guests import inspect_model
 from .judges import Judge
 from .objectives import class_margin, logit_margin
 from .parametrizations import Whitened

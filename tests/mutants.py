@@ -117,8 +117,8 @@ FAULTS = (
     ),
     Fault(
         "a model's modes are not put back",
-        "for m, training in loan.modes: m.training = training",
-        "for m, training in loan.modes: pass",
+        "m.training = self.training",
+        "pass",
         "noticed_a_model_goes_home or model_is_a_guest",
     ),
 )

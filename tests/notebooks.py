@@ -143,6 +143,12 @@ def _clean_output(out, number: int, alt: str):
         data.pop("text/plain")
 
 
+def _is_bar(out) -> bool:
+    "A progress bar, shown by chance where the machine was slow; TQDM_DISABLE spares widgets."
+    shown = "application/vnd.jupyter.widget-view+json" in out.get("data", {})
+    return shown and "%|" in out.data.get("text/plain", "")
+
+
 def _merged(outputs) -> list:
     "Streams that follow each other become one."
     found = []
@@ -164,7 +170,7 @@ def clean(nb):
         cell.execution_count = number
         for out in cell.outputs:
             _clean_output(out, number, alt_text(cell.source))
-        cell.outputs = _merged(cell.outputs)
+        cell.outputs = _merged([out for out in cell.outputs if not _is_bar(out)])
     nb.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},

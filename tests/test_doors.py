@@ -6,6 +6,7 @@ error that this library raises itself and that names the parameter or the value.
 needs a line in `CALLS`, or this fails.
 """
 
+import importlib
 import inspect
 import re
 import signal
@@ -33,14 +34,18 @@ COMPLAINTS = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
 # --- what may be accepted -------------------------------------------------------------------------
 
 ZERO = {  # parameters that may be 0
-    *("seed", "feature", "row", "channel", "i", "step", "resumed", "target_class", "rows", "held"),
-    *("sigma", "noise", "scale", "weight", "tolerance", "diversity", "shake", "fade", "wall"),
+    *("seed", "feature", "row", "channel", "i", "step", "resumed", "target_class", "held"),
+    *("sigma", "noise", "scale", "weight", "tolerance", "diversity", "shake"),
     *("lambda_alpha", "lambda_beta", "lambda_l2", "lambda_sm", "weight_decay", "level", "decay"),
     *("rate", "spread", "shift", "flip", "reverse", "average", "label_smoothing", "validation"),
-    *("percent", "mean", "streams", "snapshots", "classes", "x", "y"),
+    *("percent", "mean", "x", "y"),
+}
+SHARES = {  # and those that are no more than 1
+    *("alike", "average", "decay", "factor", "fade", "flip", "label_smoothing", "rate"),
+    *("reverse", "share", "shift", "spread", "validation"),
 }
 NEGATIVE = {"level", "mean", "x", "y", "n_jobs"}  # and those that may be below
-EMPTY = {"held", "snapshots", "channels", "units", "mean"}  # and lists that may be empty
+EMPTY = {"held", "snapshots", "channels", "units"}  # and lists that may be empty
 MORE = {  # what else, by function and parameter
     ("Reference.toward", "k"): [0, -1],  # any multiple is a place on the line
     ("Clamp", "low"): [0, -1],
@@ -57,9 +62,8 @@ MORE = {  # what else, by function and parameter
     ("Probe", "axis"): [0, -1, 2**70, None],  # the same of a layer's
     ("Reference.from_data", "axis"): [-1, None],  # of the output, which has one more
 }
-COLUMN = ("label", "index", "series", "time")  # of a table that is not yet read
-MORE |= {("load_dataset", name): [0, -1, 2**70, "3"] for name in COLUMN}
-MORE["make_report", "label"] = [0, -1, 2**70, "3"]
+MORE |= {("load_dataset", name): [0, -1, "3"] for name in ("label", "index", "series")}  # columns
+MORE["make_report", "label"] = [0, -1, 2**70, "3"]  # a column of a table that is not yet read
 ARRAYS = ["series", "train", "test", "labels", "activations"]  # what arrays are called
 SAID_AS = {"percent": "percentile", "X": "series", "y": "labels", "target_class": "class"}
 THROUGH = {("class_margin", "a")}  # NaN comes out where NaN goes in
@@ -68,9 +72,8 @@ MADE = {  # classes whose tensors this library computes: a function makes the ob
     *("Reference", "Dreams", "Dataset", "Clamp"),
 }
 FREE = {  # words that may be anything: names, labels, paths to write to, text to show
-    *("name", "source", "label", "text", "command", "of", "path", "shares", "out", "classes"),
+    *("name", "source", "label", "command", "of", "path", "shares", "out", "classes"),
     *("channels", "units", "checkpoint", "settings", "source", "output", "said"),
-    *("index", "series", "time", "test"),  # of `load_dataset`: names of columns, a second file
 }
 
 
@@ -90,7 +93,7 @@ def is_fine(owner, parameter, value) -> bool:
     if value == -1:
         return name in NEGATIVE
     if value == 1.5:
-        return "float" in words_of(parameter)
+        return "float" in words_of(parameter) and name not in SHARES
     if value == 2**70:
         return name in ("mean", "x", "y")  # a number of the user's own data
     return False
@@ -134,6 +137,9 @@ def world() -> World:
     sd.save_model(model, folder / "model")
     ref.save(folder / "reference.safetensors")
     dreams.save(folder / "dreams.safetensors")
+    rows = [",".join([*map(str, row.tolist()), ["down", "up"][i]]) for row, i in zip(X[:, 0], y)]
+    head = ",".join([*(f"t{i}" for i in range(24)), "kind"])
+    (folder / "table.csv").write_text("\n".join([head, *rows]) + "\n")
     return World(X, y, data, model, ref, dreams, found, history, folder)
 
 
@@ -224,7 +230,7 @@ def data_and_models() -> dict:
         "inspect_model": Call(sd.inspect_model, {"model": w.model, "X": w.X}),
         "check_series": Call(sd.check_series, {"x": w.X}),
         "fit": Call(sd.fit, fitting),
-        "load_dataset": Call(sd.load_dataset, {"name": "Nowhere", "root": w.folder}, run=False),
+        "load_dataset": Call(sd.load_dataset, {"name": w.folder / "table.csv", "label": "kind"}),
         "load_judges": Call(sd.load_judges, {"name": "FordA"}),
         "load_model": Call(sd.load_model, {"path": w.folder / "model"}),
         "load_pretrained": Call(sd.load_pretrained, {"model": "paper"}),
@@ -602,6 +608,12 @@ def test_doors_take_numbers_of_numpy_and_torch():
     assert plain.settings == other.settings
 
 
+@pytest.mark.parametrize("place", [0, 1.5, True, [], {}, np.array([])])
+@pytest.mark.parametrize("name", ["root", "test"])
+def test_doors_of_files_take_paths(name, place):
+    assert outcome(calls()["load_dataset"], name, place) is None
+
+
 def test_doors_measured_by_something_that_can_fail():
     "A door without a check is found, one with a foreign error too, and one that names nothing."
 
@@ -618,6 +630,16 @@ def test_doors_measured_by_something_that_can_fail():
     assert "RuntimeError" in outcome(Call(foreign, {}), "steps", -1)
     assert outcome(Call(silent, {}), "steps", -1) is not None
     assert outcome(Call(sd.paper_grid, {}), "levels", -1) is None
+
+
+def test_doors_every_row_of_the_table_is_read():
+    read = set()
+    for file in HOME.glob("[!_]*.py"):
+        for thing in vars(importlib.import_module(f"seqdream.{file.stem}")).values():
+            own = [thing, *vars(thing).values()] if inspect.isclass(thing) else [thing]
+            for one in own:
+                read |= set(getattr(getattr(one, "__func__", one), "guards", {}))
+    assert sorted(set(sd.checks.SETTINGS) - read) == []
 
 
 def test_doors_refuse_more_than_memory_holds():

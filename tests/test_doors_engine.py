@@ -12,8 +12,8 @@ from torch import nn
 
 import seqdream as sd
 from seqdream import engine
+from seqdream.borrowing import borrowed
 from seqdream.engine import Engine
-from seqdream.guests import borrowed
 
 START = torch.randn(4, 1, 60, generator=torch.Generator().manual_seed(2))
 RECIPES = {

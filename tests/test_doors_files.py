@@ -19,9 +19,10 @@ import pandas as pd
 import pytest
 
 import seqdream as sd
-from seqdream import readers
+from seqdream import formats, readers, texts
 from seqdream.cli import main
-from seqdream.readers import Asked, available_datasets, has_dataset, load_dataset
+from seqdream.readers import available_datasets, has_dataset, load_dataset
+from seqdream.texts import Asked
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(8, 12)).round(3)
@@ -137,7 +138,7 @@ def test_doors_flat_nested_and_own_folder(tmp_path):
     close(load_dataset(tmp_path / "Mine"), X)
     close(load_dataset(str(tmp_path / "Mine" / "Mine_TRAIN.tsv")), X)
     listed = available_datasets(tmp_path)
-    assert {"Mine", "Flat", "Deep"} <= set(listed)
+    assert set(listed) == {"Mine", "Flat", "Deep"}  # what lies here, and not what aeon brings along
 
 
 def test_doors_a_set_with_dots_spaces_and_umlauts(tmp_path):
@@ -269,6 +270,26 @@ def test_doors_stamps_must_grow(tmp_path, t):
             load_dataset("Mine", tmp_path, length)
 
 
+def test_doors_stamps_where_the_clocks_change(tmp_path):
+    for day in ("2020-03-29", "2020-10-25"):
+        times = pd.date_range(f"{day} 00:00", periods=12, freq="20min", tz="Europe/Berlin")
+        assert len({t.utcoffset() for t in times}) == 2
+        put(tmp_path, ts(stamp=lambda i, times=times: times[i].isoformat()), ".ts")
+        data = load_dataset("Mine", tmp_path)
+        close(data, X)
+        assert data.physical.sampling_rate == pytest.approx(1 / 1200)
+
+
+@pytest.mark.parametrize("stamped_first", [True, False])
+def test_doors_stamps_for_all_series_or_for_none(tmp_path, stamped_first):
+    parts = [ts(X[:4], DIGITS[:4], stamp=lambda i: i), ts(X[4:], DIGITS[4:])]
+    first, second = parts if stamped_first else parts[::-1]
+    put(tmp_path, first + second.partition("@data\n")[2], ".ts")
+    line = 12 if stamped_first else 8
+    with pytest.raises(ValueError, match=f"Mine_TRAIN.ts: line {line} has no time stamps"):
+        load_dataset("Mine", tmp_path)
+
+
 def test_doors_series_of_different_rates(tmp_path):
     fast, slow = ts(X[:4], DIGITS[:4], lambda i: i), ts(X[4:], DIGITS[4:], lambda i: 3 * i)
     put(tmp_path, fast + slow.partition("@data\n")[2], ".ts")
@@ -325,7 +346,7 @@ def test_doors_ts_as_aeon_reads_it(name):
 
     path = next(BUNDLED.glob(f"*/{name}_TRAIN.ts"))
     want, labels = load_from_ts_file(str(path))
-    part = readers.read_ts(path, Asked())
+    part = formats.read_ts(path, Asked())
     assert len(part.rows) == len(want)
     for row, theirs in zip(part.rows, want):
         np.testing.assert_allclose(row, theirs, rtol=1e-12)
@@ -353,8 +374,8 @@ def test_doors_arff_as_scipy_reads_it(tmp_path):
 @pytest.mark.parametrize("name", ["GunPoint", "ArrowHead", "BasicMotions"])
 def test_doors_arff_is_its_ts(name):
     folder = BUNDLED / name
-    a = readers.read_arff(folder / f"{name}_TRAIN.arff", Asked())
-    b = readers.read_ts(folder / f"{name}_TRAIN.ts", Asked())
+    a = formats.read_arff(folder / f"{name}_TRAIN.arff", Asked())
+    b = formats.read_ts(folder / f"{name}_TRAIN.ts", Asked())
     np.testing.assert_allclose(np.stack(a.rows), np.stack(b.rows), rtol=1e-3, atol=1e-5)
     assert [v.lower() for v in a.labels] == [v.lower() for v in b.labels]
 
@@ -366,6 +387,7 @@ def test_doors_arff_faults(tmp_path):
         "@data\n1,2\n": "line 6 has 2 fields where 3",
         "@data\n{0 1, 2 u}\n": "sparse",
         "@data\n1,2,?\n": "line 6 has no label",
+        "@data\n1,2,w\n": "line 6: label 'w' is not among those declared: u, v",
         "@data\n1,w,u\n": "line 6 holds something that is no number: 'w'",
         "": "no line says @data",
         "@data\n": "no series",
@@ -385,7 +407,7 @@ def test_doors_csv_of_pandas(tmp_path):
     close(data, X, ("no", "yes"))
     assert (data.name, len(data.X_test), data.y_train.tolist()) == ("own", 0, [0, 1] * 4)
     assert "no test part" in str(data)
-    for label in (-1, 12, "-1", "12"):
+    for label in (-1, 12, "-1", "12", np.int64(-1), np.str_("fault")):
         close(load_dataset(str(path), label=label), X, ("no", "yes"))
 
 
@@ -398,6 +420,9 @@ def test_doors_csv_asks_for_the_label(tmp_path):
         load_dataset(path, label="falt")
     with pytest.raises(ValueError, match="label=99: no such column"):
         load_dataset(path, label=99)
+    for said in ({"label": True}, {"label": ["fault"]}, {"label": "fault", "index": [0, True]}):
+        with pytest.raises(ValueError, match="give a column by its name or its position"):
+            load_dataset(path, **said)
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -477,10 +502,13 @@ def test_doors_csv_thousands_and_decimals(tmp_path):
 
 
 def test_doors_points_between_thousands_where_commas_are_decimal():
-    read = readers.as_numbers(["1.234", "0,5", "-12.345.678,25"], ",")
+    read = texts.as_numbers(["1.234", "0,5", "-12.345.678,25"], ",")
     assert read.tolist() == [1234, 0.5, -12345678.25]
-    with pytest.raises(readers.NoNumber, match="2.5"):
-        readers.as_numbers(["1,5", "2.5"], ",")
+    with pytest.raises(texts.NoNumber, match="2.5"):
+        texts.as_numbers(["1,5", "2.5"], ",")
+    for fields, mark in ((["0,5", "0.125"], ","), (["0.5", "0,125"], ".")):  # no thousands
+        with pytest.raises(texts.NoNumber, match="0.125"):
+            texts.as_numbers(fields, mark)
 
 
 def test_doors_csv_quotes_and_padding(tmp_path):
@@ -540,6 +568,35 @@ def test_doors_a_second_file_to_test_on(tmp_path):
     put(tmp_path, frame().to_csv(index=False), ".csv")
     data = load_dataset("Mine", tmp_path, label="fault")
     assert data.X_test.shape == (8, 1, 12)
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".txt"])
+def test_doors_a_text_table_is_asked_about_whatever_else_is_said(tmp_path, suffix):
+    path = tmp_path / f"own{suffix}"
+    path.write_text(archive(np.column_stack([X, DIGITS]), labels=range(8)))
+    for said in ({}, {"encoding": "utf-8"}, {"test": path}):
+        with pytest.raises(ValueError, match=r"which column holds the class.*label=0 for a file"):
+            load_dataset(path, **said)
+    data = load_dataset(path, label=-1, index=0, test=path)
+    close(data, X, "12")
+
+
+def test_doors_a_test_part_in_another_order(tmp_path):
+    path, other = tmp_path / "a.csv", tmp_path / "b.csv"
+    columns = frame().columns.tolist()
+    frame().to_csv(path, index=False)
+    frame()[columns[::-1]].to_csv(other, index=False)
+    with pytest.raises(ValueError, match="'t11', 't10', .* in the test part; put them in one ord"):
+        load_dataset(path, label="fault", test=other)
+    table = long_frame()
+    table.to_csv(path, index=False)
+    table[["load [kN]", "fault", "time", "speed [m/s]", "series"]].to_csv(other, index=False)
+    data = load_dataset(path, label="fault", test=other)
+    close(data, np.stack([X, -3 * X], 1))
+    np.testing.assert_array_equal(data.X_test, data.X_train)
+    table.rename(columns={"load [kN]": "torque"}).to_csv(other, index=False)
+    with pytest.raises(ValueError, match="'speed', 'load' in the training.*'speed', 'torque' in"):
+        load_dataset(path, label="fault", test=other)
 
 
 HOSTILE = {  # text -> what is said of it; the label is column "y"
@@ -643,9 +700,10 @@ def test_doors_parquet(tmp_path):
     close(load_dataset(path, label="fault"), X, ("no", "yes"))
     holed = frame()
     holed.iloc[2, 10:12] = None
-    holed.to_parquet(path)
-    with pytest.raises(ValueError, match="unequal lengths, from 10 to 12"):
-        load_dataset(path, label="fault")
+    for table in (holed, holed.convert_dtypes()):  # NaN; pd.NA
+        table.to_parquet(path)
+        with pytest.raises(ValueError, match="unequal lengths, from 10 to 12"):
+            load_dataset(path, label="fault")
     nested = pd.DataFrame({"ecg": list(X), "breath": list(X * 2), "fault": Y})
     nested.to_parquet(path)
     data = load_dataset(path, label="fault")
@@ -698,6 +756,46 @@ def test_doors_long_format_with_other_names_and_dates(tmp_path):
     assert data.physical.sampling_rate == pytest.approx(50)
 
 
+def test_doors_long_format_that_a_spreadsheet_wrote(tmp_path):
+    path = tmp_path / "long.csv"
+    long_frame().to_csv(path, index=False, sep=";", decimal=",")
+    data = load_dataset(path, label="fault")
+    close(data, np.stack([X, -3 * X], 1))
+    assert data.physical.sampling_rate == pytest.approx(50)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_doors_long_format_with_points_of_no_series(tmp_path, suffix):
+    path = tmp_path / f"long{suffix}"
+    table = long_frame()
+    table.loc[[30, 31], "series"] = None
+    if suffix == ".csv":
+        table.to_csv(path, index=False)
+    else:
+        pytest.importorskip("pyarrow")
+        table.to_parquet(path)
+    line = 32 if suffix == ".csv" else 31
+    with pytest.raises(ValueError, match=f"line {line} does not say which series it belongs to"):
+        load_dataset(path, label="fault")
+
+
+def test_doors_long_format_with_a_series_of_one_point(tmp_path):
+    path = tmp_path / "long.csv"
+    long_frame().drop(index=range(1, 12)).to_csv(path, index=False)
+    with pytest.raises(ValueError, match="series 0 has one point only; leave it out"):
+        load_dataset(path, label="fault")
+
+
+def test_doors_long_format_with_spans_of_time(tmp_path):
+    pytest.importorskip("pyarrow")
+    table = long_frame()
+    table["time"] = pd.to_timedelta(table["time"], unit="s")
+    table.to_parquet(tmp_path / "long.parquet")
+    data = load_dataset(tmp_path / "long.parquet", label="fault")
+    close(data, np.stack([X, -3 * X], 1))
+    assert data.physical.sampling_rate == pytest.approx(50)
+
+
 def test_doors_long_format_faults(tmp_path):
     path = tmp_path / "long.csv"
     table = long_frame()
@@ -727,6 +825,8 @@ def test_doors_long_format_of_one_value_and_a_channel_column(tmp_path):
     data = load_dataset(path, label="fault")
     close(data, np.stack([X, -3 * X], 1))
     assert data.physical.channels == ("speed", "load")
+    table.drop(columns="time").to_csv(path, index=False)  # then the order counts
+    close(load_dataset(path, label="fault", series="series"), np.stack([X, -3 * X], 1))
     table.drop(index=3).to_csv(path, index=False)
     with pytest.raises(ValueError, match="missing values inside"):
         load_dataset(path, label="fault")
@@ -743,6 +843,12 @@ def test_doors_npz(tmp_path):
     data = load_dataset(path)
     close(data, X, "12")
     np.testing.assert_allclose(data.X_test[:, 0], X[:2] + 1, rtol=1e-5)
+    np.savez(path, X=X, y=DIGITS, X_test=X[:2] + 1, y_test=DIGITS[:2])
+    np.testing.assert_allclose(load_dataset(path).X_test[:, 0], X[:2] + 1, rtol=1e-5)
+    for alone in ({"X_test": X}, {"y_test": DIGITS}):
+        np.savez(path, X_train=X, y_train=DIGITS, **alone)
+        with pytest.raises(ValueError, match="X_test and y_test belong together"):
+            load_dataset(path)
     np.savez(path, signal=X, kind=Y)
     with pytest.raises(ValueError, match=r"signal \(8, 12\), kind \(8,\).*series= and label="):
         load_dataset(path)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import seqdream as sd
+from seqdream.borrowing import borrowed
 from seqdream.guests import (
     asked_twice,
-    borrowed,
     gives_probabilities,
     inspect_model,
     probabilities,
@@ -443,6 +443,15 @@ class Lazy(nn.Module):
         return self.head(x.flatten(1))
 
 
+def made_in_inference_mode():
+    with torch.inference_mode():
+        return Core()
+
+
+def through_numpy():
+    return Wrapped(after=lambda a: torch.from_numpy(a.numpy()))
+
+
 REFUSED = {  # name -> (model, what the error says)
     "two inputs": (Static, r"static besides the series.*\n.*class Mine"),
     "per time step": (lambda: Wrapped(after=lambda a: a[:, None].repeat(1, 9, 1)), "out.mean"),
@@ -463,6 +472,8 @@ REFUSED = {  # name -> (model, what the error says)
     "noise": (Noisy, "same input.*random"),
     "state": (Remembers, "same input.*state"),
     "lazy": (Lazy, "has no values yet.*call model"),
+    "inference": (made_in_inference_mode, r"inference_mode.*copy.deepcopy\(model\)"),
+    "numpy": (through_numpy, r"^the model gives no gradient.*numpy\(\)"),
     "no module": (lambda: torch.tanh, "torch.nn.Module is expected"),
 }
 
@@ -508,6 +519,27 @@ def test_doors_models_that_write_into_their_input_change_no_series_and_no_refere
     with torch.no_grad():
         expected = model.eval()(d.x.clone())
     assert torch.allclose(d.activations, expected, atol=1e-4)
+
+
+def test_doors_models_that_write_the_same_numbers_write():
+    "Series without negatives pass an in-place ReLU as they are, those of a dream do not."
+    net = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(CHANNELS * POINTS, 2))
+    found = inspect_model(net, torch.rand(12, CHANNELS, POINTS))
+    x = -torch.rand(12, CHANNELS, POINTS)
+    found(x)
+    assert (x <= 0).all()
+    assert (x < 0).any()
+
+
+def test_doors_models_of_another_form_are_named_with_their_dreams(tmp_path):
+    X, _ = waves()
+    model = Wrapped(last, classes=2)
+    made = sd.dream(model, X[:2], sd.score(1), steps=2)
+    bare = sd.dream(model.core, X[:2], sd.score(1), steps=2)
+    made.save(tmp_path / "made.safetensors")
+    asked = sd.Dreams.load(tmp_path / "made.safetensors").settings["asked"]
+    assert asked.endswith("asked as sd.Adapter(model, channels_last=True)")
+    assert "asked" not in bare.settings
 
 
 def test_doors_models_of_another_form_go_everywhere():

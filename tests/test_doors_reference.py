@@ -392,6 +392,26 @@ def test_doors_features_without_spread_leave_numbers(data):
     assert np.isfinite(ref.percentile(ref.activations, 0, space="activation")).all()
 
 
+def test_doors_unit_of_the_series_changes_no_place(net, data, ref):
+    "In millionths, or far from zero: the same distances in time, the same share of copies."
+    X, y = data
+    strangers = torch.randn(5, 1, 40, generator=torch.Generator().manual_seed(1))
+    new = torch.cat([X[:3], X[:3] + 0.1 * strangers[:3], strangers])
+    for unit, level in ((1e-6, 0), (1e6, 0), (1, 100)):
+        its = sd.Reference.from_data(net, unit * X + level, y, classes=NAMES)
+        for c in range(3):
+            assert len(its.heldout[f"nearest/{c}"]) == 9
+            here, there = ref.nearest(new, c), its.nearest(unit * new + level, c)
+            assert np.allclose(there[0] / unit, here[0], rtol=1e-4, atol=1e-3)
+            assert np.array_equal(there[1], here[1])
+            far = its.distance(unit * new + level, c)
+            assert np.allclose(far, ref.distance(new, c), rtol=1e-3)
+        figure = sd.plot_spectra(sd.control(net, its, 0, "nearest_real", n=2), its)
+        low, high = figure.axes[0].get_ylim()
+        middle = its.bands["spectrum"][0, 1, 0, 1:]
+        assert (low < middle).all() and (middle < high).all()
+
+
 def test_doors_other_dreams_keep_their_settings(dreams):
     assert {"model", "dataset", "layer"} <= set(dreams.settings)
     part = replace(dreams[:1])

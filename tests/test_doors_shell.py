@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import seqdream as sd
-from seqdream import cli
+from seqdream import cli, distances
 from seqdream.cli import main
 
 
@@ -104,6 +104,16 @@ SPOKEN = {
     "/data/n=3/seed=1.csv: no such file": "/data/n=3/seed=1.csv: no such file",
     "use X.data(mean=3, output=...)": "use X.data(mean=3, output=...)",
     "epochs=3; model= or seed=.": "--epochs 3; --model or --seed.",
+    # what is said of a file of one's own
+    "index=0 says so, index=False keeps it": "--index 0 says so, --index none keeps it",
+    'say which, decimal="," or decimal="."': 'say which, --decimal "," or --decimal "."',
+    "name them with series= and label=": "name them with --series and --label",
+    "leave sampling_rate= out": "leave --sampling-rate out",
+    "test='x': no such file": "--test 'x': no such file",
+    "rescale the series (Dataset.from_arrays: standardise=True)": (
+        "rescale the series (--standardise)"
+    ),
+    "time= or axis= or encoding=": "--time or --axis or --encoding",
 }
 
 
@@ -391,23 +401,6 @@ def test_doors_a_table_of_ones_own(tmp_path, capsys):
 
 # --- a file of one's own --------------------------------------------------------------------------
 
-SPOKEN_OF_FILES = {
-    "index=0 says so, index=False keeps it": "--index 0 says so, --index none keeps it",
-    'say which, decimal="," or decimal="."': 'say which, --decimal "," or --decimal "."',
-    "name them with series= and label=": "name them with --series and --label",
-    "leave sampling_rate= out": "leave --sampling-rate out",
-    "test='x': no such file": "--test 'x': no such file",
-    "rescale the series (Dataset.from_arrays: standardise=True)": (
-        "rescale the series (--standardise)"
-    ),
-    "time= or axis= or encoding=": "--time or --axis or --encoding",
-}
-
-
-@pytest.mark.parametrize("text", SPOKEN_OF_FILES)
-def test_doors_the_shell_speaks_of_files(text):
-    assert cli._in_shell_words(text) == SPOKEN_OF_FILES[text]
-
 
 @pytest.fixture
 def sheets(tmp_path, monkeypatch):
@@ -445,6 +438,27 @@ def trained(line, capsys):
     found = sorted(os.listdir("m")) if os.path.isdir("m") else []
     refs = [f"m/{name}" for name in found if name.endswith("-reference.safetensors")]
     return code, said, sd.Reference.load(refs[-1]) if refs else None
+
+
+def test_doors_quiet_is_quiet_where_work_takes_long(sheets, monkeypatch, capsys):
+    "Bars that come of themselves: here work takes long from the first moment on."
+    monkeypatch.setattr(distances, "SLOW", 0)
+    line = "own.npz|--series|signals|--label|kind"
+    assert trained(line, capsys)[:2] == (0, "")
+    assert run("train", *line.split("|"), "--preset", "paper", "--epochs", "1", "--out", "n") == 0
+    assert "moments" in capsys.readouterr().err
+    assert distances.SLOW == 0
+
+
+def test_doors_train_dream_and_evaluate_need_no_more_words(sheets, capsys):
+    "As one types them, each with the folder that it has unless told otherwise."
+    line = "own.npz --series signals --label kind --preset paper --epochs 1 --quiet"
+    assert run("train", *line.split()) == 0
+    dream = "dream own.npz --model models/own-paper --class 0 --n 1 --steps 1 --start other --quiet"
+    assert run(*dream.split()) == 0
+    capsys.readouterr()
+    assert run("evaluate", "dreams") == 0
+    assert "sequence dreaming" in capsys.readouterr().out
 
 
 REMEDIES = {  # without the option: what is asked for; with it: all is well
@@ -556,11 +570,38 @@ def test_doors_explore_makes_the_pair_again_as_it_was_read(sheets, tmp_path):
     assert made["ref"].n_timepoints == 12
 
 
+def test_doors_time_stamps_that_nobody_named_are_asked_about(tmp_path, capsys):
+    rows = [
+        f"p{i},2024-01-01T00:00:{t:02d},{np.sin(i + t):.3f},{'ab'[i % 2]}"
+        for i in range(8)
+        for t in range(6)
+    ]
+    (tmp_path / "walks.csv").write_text("\n".join(["who,at,v,kind", *rows]) + "\n")
+    words = ["train", tmp_path / "walks.csv", "--label", "kind", "--series", "who", "--epochs", "1"]
+    words += ["--preset", "paper", "--quiet", "--out", tmp_path / "m"]
+    assert run(*words) == 2
+    assert "name the column with --time; else" in one_line(capsys)
+    assert run(*words, "--time", "at") == 0
+
+
 def test_doors_a_heading_that_is_none_is_said(sheets, tmp_path, capsys):
     (tmp_path / "own.csv").write_text("1,2,no\n2,1,yes\n" * 4)
     code, said, _ = trained("own.csv|--label|fault", capsys)
     assert code == 2
     assert "its first line is no heading" in said
+
+
+@pytest.mark.parametrize("at, label, word", [(0, 0, "0"), (0, 1, "0"), (4, -1, "-1"), (3, 3, "3")])
+def test_doors_a_position_that_is_also_a_label_names_no_heading(at, label, word, tmp_path):
+    "In a shell a position is text; where the first series has that label, it is still a series."
+    series = np.random.default_rng(0).normal(size=(8, 4))
+    classes = np.tile([label, label + 1], 4)
+    rows = [[*row[:at], c, *row[at:]] for row, c in zip(series.tolist(), classes, strict=True)]
+    text = "\n".join(",".join(map(str, row)) for row in rows) + "\n"
+    (tmp_path / "plain.csv").write_text(text)
+    data = sd.load_dataset(tmp_path / "plain.csv", label=word)
+    np.testing.assert_allclose(data.X_train[:, 0], series, rtol=1e-6)
+    assert [data.classes[c] for c in data.y_train] == [str(c) for c in classes]
 
 
 @pytest.mark.parametrize("n, points", [(2, 3), (4, 6), (4, 2), (2, 40)])

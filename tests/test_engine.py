@@ -14,8 +14,8 @@ from torch import nn
 
 import seqdream as sd
 from seqdream import engine
+from seqdream.borrowing import borrowed
 from seqdream.engine import Engine
-from seqdream.guests import borrowed
 from seqdream.objectives import Objective
 from seqdream.penalties import alpha_norm, smoothness, total_variation
 from seqdream.transforms import gaussian_blur

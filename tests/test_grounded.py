@@ -19,8 +19,9 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 import seqdream as sd
+from seqdream.borrowing import borrowed
 from seqdream.grounding import trust_region
-from seqdream.guests import borrowed, one_tensor
+from seqdream.guests import one_tensor
 from seqdream.judges import SpectrumClassifier, load_judges, save_judges
 from seqdream.objectives import class_margin
 from seqdream.parametrizations import Hold

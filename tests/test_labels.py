@@ -286,9 +286,13 @@ def test_no_such_class(target):
 def test_indices_for_fit():
     assert check_indices([True, False]).tolist() == [1, 0]
     assert check_indices(torch.tensor([2.0, 0.0])).tolist() == [2, 0]
-    for wrong in ([0, 0.5] * 6, ["a", "b"] * 6, [0, 2**70] * 6):
+    for wrong in ([0, 0.5] * 6, ["a", "b"] * 6, [0, 2**70] * 6, [0, 1, -1] * 4):
         with pytest.raises(ValueError, match="class indices.*Dataset.from_arrays"):
             check_indices(wrong)
+    below = np.tile([0, 1, -1], 4)  # every class occurs, and one that is none
+    for ask in (sd.accuracy, lambda m, x, y: sd.train_judges(x, y, x, np.abs(y), epochs=1)):
+        with pytest.raises(ValueError, match="not labels such as '-1'"):
+            ask(sd.ResNet.preset("paper", 1, 2, 0), X, below)
     model = sd.ResNet.preset("paper", 1, 2, 0)
     for wrong in (np.where(y == 1, np.nan, 0.0), y + 0.5, np.array(["a", "b"])[y]):
         with pytest.raises(ValueError, match="label"):

@@ -1,5 +1,6 @@
 """The hard numbers of tests/readability.py, and that its measures see what they should."""
 
+import mutants
 import pytest
 import readability
 from readability import Source
@@ -15,6 +16,11 @@ def test_readability(house, check):
     found = check(house)
     shown = "\n".join(found[:40])
     assert not found, f"{readability.title(check)}; missed by {len(found)}:\n{shown}"
+
+
+@pytest.mark.parametrize("fault", mutants.FAULTS, ids=lambda fault: fault.name)
+def test_every_planted_fault_finds_its_code(fault):
+    assert len(mutants.places(fault.code, mutants.ROOT)) == 1
 
 
 CODE = '''

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 import seqdream as sd
 from seqdream.activations import Probe
+from seqdream.borrowing import borrowed
 from seqdream.engine import Engine
-from seqdream.guests import borrowed, inspect_model
+from seqdream.guests import inspect_model
 
 CLASSES = 3
 OUTCOMES = ("worked", "worked with the line named", "refused", "WRONG", "traceback")

@@ -23,9 +23,9 @@ import torch
 from torch import nn
 
 import seqdream as sd
+from seqdream.borrowing import borrowed
 from seqdream.engine import Engine
 from seqdream.files import write_whole
-from seqdream.guests import borrowed
 from seqdream.models import FCN, InceptionTime
 
 ROWS = (1, 8, 64)

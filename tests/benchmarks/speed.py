@@ -31,9 +31,9 @@ import torch
 from torch import nn
 
 import seqdream as sd
+from seqdream.borrowing import borrowed
 from seqdream.engine import Engine
 from seqdream.files import write_whole
-from seqdream.guests import borrowed
 from seqdream.penalties import alpha_norm, smoothness, total_variation
 from seqdream.search import check_grid
 from seqdream.training import fast_bfloat16
