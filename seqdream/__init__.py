@@ -12,11 +12,13 @@ from types import ModuleType
 _parts = {
     "checks": "",
     "files": "",
-    "data": "Dataset Physical check_labels check_series class_index z_normalise",
+    "classes": "check_labels class_index",
+    "data": "Dataset Physical check_series z_normalise",
     "models": """FCN InceptionTime NETWORKS PRESETS ResNet load_model make_model pretrained_models
         save_model""",
     "borrowing": "",
-    "guests": "Adapter accuracy inspect_model predict",
+    "forms": "Adapter",
+    "guests": "accuracy inspect_model predict",
     "training": "Augment fit plot_history",
     "help": "",
     "texts": "",
@@ -32,6 +34,7 @@ _parts = {
         clamp_to""",
     "penalties": "AlphaNorm Diversity Smoothness TotalVariation amplitude_spectrum",
     "parametrizations": "Fourier Hold Phase Time Wavelet Whitened",
+    "steps": "Smoothing",
     "dreaming": "Dreams dream",
     "methods": """CONTROLS METHODS control ellis gradient_ascent median_spectrum sequence_dreaming
         starting_series target_descent without_loss""",

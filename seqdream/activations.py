@@ -20,7 +20,8 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from .borrowing import borrowed
 from .checks import guarded
 from .data import check_series
-from .guests import inspect_model, one_tensor
+from .forms import one_tensor
+from .guests import inspect_model
 from .models import users_model
 
 # %% ../nbs/10_activations.ipynb #a8a8e91d

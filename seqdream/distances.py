@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'NO_SPREAD', 'TINY', 'SLOW', 'PIECE', 'QUANTILES', 'shrinkag
            'is_z_normalised']
 
 # %% ../nbs/04_distances.ipynb #03a00012
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -56,13 +56,15 @@ def distance(
     return np.sqrt(np.abs(squared))
 
 # %% ../nbs/04_distances.ipynb #b3a4f707
-def _shrinkage_of_few(
-    products: np.ndarray,  # of centred points with each other, (n, n)
-    d: int,  # numbers in a point
+def _shrinkage_of(
+    away: np.ndarray,  # points less their mean, (n, d)
 ) -> float:
-    "Ledoit and Wolf's shrinkage from n × n numbers instead of d × d."
-    n = len(products)
-    lengths = np.diag(products)  # squared
+    "Ledoit and Wolf's shrinkage from n × n or d × d numbers, whichever are fewer."
+    n, d = away.shape
+    if d == 1:
+        return 0.0
+    products = away @ away.T if n <= d else away.T @ away
+    lengths = np.square(away).sum(1)  # squared
     trace = lengths.sum() / n  # of the covariance
     trace_of_square = np.square(products).sum() / n**2
     noise = (np.square(lengths).sum() / n - trace_of_square) / (n * d)
@@ -75,15 +77,10 @@ def shrinkage(
     X: np.ndarray,  # points, (n, d)
 ) -> float:  # 0: the covariance as it is, to 1: a sphere
     "How far Ledoit and Wolf shrink the covariance of the rows."
-    from sklearn.covariance import ledoit_wolf_shrinkage
-
     if len(X) < 2:
         return 1.0
     X = X.astype(np.float64)
-    if len(X) > X.shape[1]:
-        return float(ledoit_wolf_shrinkage(X))
-    away = X - X.mean(0)
-    return _shrinkage_of_few(away @ away.T, X.shape[1])
+    return _shrinkage_of(X - X.mean(0))
 
 # %% ../nbs/04_distances.ipynb #11a00014
 def fit_gaussian(
@@ -238,7 +235,7 @@ def fit_low_rank(
     mean = X.mean(0)
     away = X - mean
     variances, directions = thin_axes(away)
-    return LowRank(mean, variances, directions, len(X), _shrinkage_of_few(away @ away.T, len(mean)))
+    return LowRank(mean, variances, directions, len(X), _shrinkage_of(away))
 
 
 def thin_axes(
@@ -385,38 +382,40 @@ def percentiles(
 PIECE = 64  # MB of distances that are held at once
 
 
+def _distances_between(x: np.ndarray, to: np.ndarray) -> Iterator[np.ndarray]:
+    "Euclidean distances of points (n, d) to others (m, d) in float64, some points at a time."
+    middle = to.mean(0, dtype=np.float64)  # rounding is relative to what is squared
+    to = to.astype(np.float64) - middle
+    lengths = np.square(to).sum(1)
+    rows = max(1, PIECE * 2**20 // (8 * len(to)))
+    for i in range(0, len(x), rows):
+        part = x[i : i + rows].astype(np.float64) - middle
+        squared = np.square(part).sum(1)[:, None] + lengths - 2 * part @ to.T
+        yield np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
+
+
 def nearest_distance(
     x: np.ndarray,  # points, (n, d)
     to: np.ndarray,  # others, (m, d)
     itself: bool = False,  # the points are among the others: leave out those at distance 0
 ) -> np.ndarray:  # (n,); inf where nothing is left
     "Euclidean distance of each point to the nearest of the others."
-    from sklearn.metrics import pairwise_distances_chunked
-
     if not len(x):
         return np.zeros(0)
-    pair = [points.astype(np.float64) - to.mean(0, dtype=np.float64) for points in (x, to)]
-    rounding = 1e-5 * np.sqrt(np.square(pair[1]).sum(1).mean())  # of a series with itself
-
-    def smallest(d: np.ndarray, start: int) -> np.ndarray:
+    size = np.sqrt(to.var(0, dtype=np.float64).sum())  # of the others
+    nearest = []
+    for d in _distances_between(x, to):
         if itself:
-            d[d <= rounding] = np.inf
-        return d.min(1)
-
-    pieces = pairwise_distances_chunked(*pair, reduce_func=smallest, working_memory=PIECE)
-    return np.concatenate(list(pieces))
+            d[d <= 1e-5 * size] = np.inf  # the rounding of a point with itself
+        nearest.append(d.min(1))
+    return np.concatenate(nearest)
 
 # %% ../nbs/04_distances.ipynb #03a00023
 def medoid_index(
     X: np.ndarray,  # points, (n, d)
 ) -> int:  # which of them
     "The point with the smallest sum of Euclidean distances to all others."
-    from sklearn.metrics import pairwise_distances_chunked
-
-    X = X.astype(np.float64)
-    summed = {"reduce_func": lambda d, start: d.sum(1), "working_memory": PIECE}
-    sums = pairwise_distances_chunked(X, **summed)
-    return int(np.concatenate(list(sums)).argmin())
+    return int(np.concatenate([d.sum(1) for d in _distances_between(X, X)]).argmin())
 
 # %% ../nbs/04_distances.ipynb #03a00037
 def nearest_indices(

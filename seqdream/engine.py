@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['CONVOLUTIONS', 'BATCH_NORMS', 'PRECISIONS', 'HALF_FROM', 'FLAT_FROM', 'ROWS_AT_ONCE', 'ROWS_AT_ONCE_MOST', 'CACHE',
-           'OPERAND', 'NO_GRADIENT', 'NO_MEMORY', 'NOT_SLOWER', 'PAYS', 'TURNS', 'LAYOUTS', 'fold_batch_norm', 'Said',
-           'check_answer', 'Engine', 'undisturbed', 'leaky_backward']
+           'FORTH_AND_BACK', 'LOOKED_AT', 'EARNED', 'OPERAND', 'NO_GRADIENT', 'NO_MEMORY', 'STEADY', 'NOT_SLOWER',
+           'PAYS', 'TURNS', 'LAYOUTS', 'fold_batch_norm', 'Said', 'check_answer', 'Engine', 'undisturbed',
+           'leaky_backward']
 
 # %% ../nbs/30_engine.ipynb #ca7bae4d
 import copy
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .activations import Probe
-from .guests import one_tensor
+from .forms import one_tensor
 from .models import weights_hash
 from .training import fast_bfloat16
 
@@ -272,6 +273,9 @@ FLAT_FROM = 1_000  # rows × points from which channels-last is tried
 ROWS_AT_ONCE = 32  # what fits the cache of a processor, where a row needs much of it
 ROWS_AT_ONCE_MOST = 512  # where it needs little; on a graphics card always
 CACHE = 16 * 2**20  # bytes that a pass may keep for its way back
+FORTH_AND_BACK = 2  # passes of the model for an answer and its gradient
+LOOKED_AT = 4  # rows of a start whose answers and gradients are asked for before a walk
+EARNED = 12  # passes per row from which bfloat16 earns back what its agreement costs
 OPERAND = 2**15  # or bytes of one kept tensor: below, calling an operation costs more than it
 
 # %% ../nbs/30_engine.ipynb #75faf1c2
@@ -297,17 +301,32 @@ NO_GRADIENT = (
 NO_MEMORY = ("allocate memory", "out of memory", "not enough memory")  # as torch says it
 
 # %% ../nbs/30_engine.ipynb #1d59d323
+def _out_of_memory(e: RuntimeError, shape: tuple) -> Exception:
+    "The same error, with the remedy where it is about memory."
+    if not isinstance(e, torch.OutOfMemoryError) and not any(w in str(e) for w in NO_MEMORY):
+        return e
+    return MemoryError(
+        f"the model needs more memory than there is for series of shape {shape}; "
+        f"fewer rows at once help (micro_batch=1): {e}"
+    )
+
+
 def _refused(e: RuntimeError, shape: tuple, answers: bool) -> Exception:
     "What a model's own error means: `answers` without a gradient, or not at all."
-    said = str(e)
-    if isinstance(e, torch.OutOfMemoryError) or any(words in said for words in NO_MEMORY):
-        return MemoryError(
-            f"the model needs more memory than there is for series of shape {shape}; "
-            f"fewer rows at once help (micro_batch=1): {said}"
-        )
+    named = _out_of_memory(e, shape)
+    if named is not e:
+        return named
     if answers:
-        return ValueError(f"{NO_GRADIENT}: {said}")
-    return ValueError(f"the model does not take series of shape {shape}: {said}")
+        return ValueError(f"{NO_GRADIENT}: {e}")
+    return ValueError(f"the model does not take series of shape {shape}: {e}")
+
+
+STEADY = 1e-3  # of an answer's length: what two answers to the same series may differ by
+
+
+def _apart(one: Tensor, other: Tensor) -> Tensor:
+    "Row by row: do answers differ by more than rounding?"
+    return ~((one - other.cpu()).norm(dim=1) <= STEADY * one.norm(dim=1).clamp_min(1e-3))
 
 
 def _check_steady(engine: "Engine", x: Tensor, first: Tensor, second: Tensor) -> None:
@@ -315,18 +334,18 @@ def _check_steady(engine: "Engine", x: Tensor, first: Tensor, second: Tensor) ->
 
     Raises: ValueError where they, and a third, are not.
     """
-    limit = 1e-3 * first.norm(dim=1).clamp_min(1e-3)
-    if ((first - second.cpu()).norm(dim=1) <= limit).all():
+    if not _apart(first, second).any():
         return
+    engine.set_up[: len(first)] += 1
     third = engine.reported(x)[: len(first)]
-    if ((first - third).norm(dim=1) > limit).any():
+    if _apart(first, third).any():
         raise ValueError(
             "the model answers the same series differently when asked twice: it is random "
             "(dropout that stays on in eval mode, or random state in its forward pass?); "
             "make it deterministic in eval mode"
         )
 
-# %% ../nbs/30_engine.ipynb #756fd25f
+# %% ../nbs/30_engine.ipynb #4058cc15
 def _micro_batches(rows: Tensor, size: int, padded: bool) -> Iterator[tuple[Tensor, Tensor]]:
     "Row numbers, a micro-batch at a time, and the same padded with copies of the last."
     if not padded and len(rows) <= size:
@@ -339,6 +358,22 @@ def _micro_batches(rows: Tensor, size: int, padded: bool) -> Iterator[tuple[Tens
         yield part, some
 
 
+def _few(engine: "Engine", start: Tensor) -> tuple[Tensor, Tensor]:
+    "Numbers of the rows that are looked at before a walk, and the same padded."
+    rows = torch.arange(min(LOOKED_AT, len(start)))
+    return next(_micro_batches(rows, engine.size, engine.padded))
+
+
+def _distinct(start: Tensor) -> tuple[Tensor, Tensor]:
+    "Numbers of rows that are no copy of an earlier one; and for each row which of these it is."
+    rows = {}
+    which = []
+    for i, row in enumerate(start.detach().cpu().contiguous().numpy()):
+        rows.setdefault(row.tobytes(), (len(rows), i))
+        which.append(rows[row.tobytes()][0])
+    return torch.tensor([i for _, i in rows.values()]), torch.tensor(which)
+
+# %% ../nbs/30_engine.ipynb #756fd25f
 @contextmanager
 def _counted(model: nn.Module) -> Iterator[dict]:
     "What a pass keeps for its way back meanwhile: address -> bytes, without the model's own."
@@ -361,20 +396,34 @@ def _fitting(kept: dict, n: int) -> int:
     size = 2 ** (max(CACHE // each, OPERAND // mean, 1).bit_length() - 1)
     return min(max(size, ROWS_AT_ONCE), ROWS_AT_ONCE_MOST)
 
-# %% ../nbs/30_engine.ipynb #f13646ec
-def _start_answers(engine: "Engine", start: Tensor) -> Tensor:
+# %% ../nbs/30_engine.ipynb #20639010
+def _confirms(engine: "Engine", start: Tensor, known: Tensor) -> bool:
+    "Does the model say of the first row what is known of it? Then the others are not asked for."
+    engine.set_up[:1] += 1
+    engine.heard = engine.reported(start[:1])
+    fits = known.shape == (len(start), engine.heard.shape[1])
+    return fits and not _apart(known[:1], engine.heard).any()
+
+
+def _start_answers(engine: "Engine", start: Tensor, known: Tensor | None) -> Tensor:
     "What the model itself says to the start, (n, features), on the CPU."
     try:
-        return check_answer(engine.reported(start))
+        if known is not None and _confirms(engine, start, known):
+            return check_answer(known)
+        engine.set_up += 1
+        rows, which = _distinct(start)
+        engine.heard = engine.reported(start[rows.to(start.device)])
+        return check_answer(engine.heard)[which]
     except RuntimeError as e:
         raise _refused(e, tuple(start.shape), answers=False) from e
 
-
+# %% ../nbs/30_engine.ipynb #f13646ec
 def _first_said(engine: "Engine", start: Tensor) -> tuple[Said, list, dict]:
-    "Of the first micro-batch: answer and gradient, names of pairs to fold, what was kept."
+    "Of the first rows: answer and gradient, names of pairs to fold, what was kept."
     model = engine.exact.model
-    part, some = next(_micro_batches(torch.arange(len(start)), engine.size, engine.padded))
+    part, some = _few(engine, start)
     x = start[some.to(start.device)]
+    engine.set_up[part] += FORTH_AND_BACK
     with _traced(model) as passes, _counted(model) as kept:
         try:
             said = _said(engine.exact.pooled, x)
@@ -391,13 +440,15 @@ def _first_said(engine: "Engine", start: Tensor) -> tuple[Said, list, dict]:
 def _agree_in_half(engine: "Engine", narrow: Probe, start: Tensor) -> Tensor:
     "Row by row: does `narrow` in bfloat16 answer the start as the model itself does?"
     found = []
-    for part, some in _micro_batches(torch.arange(len(start)), engine.size, engine.padded):
+    rows, which = _distinct(start)
+    engine.set_up += 2 * FORTH_AND_BACK
+    for part, some in _micro_batches(rows, engine.size, engine.padded):
         x = start[some.to(start.device)]
         exact = _said(engine.exact.pooled, x).first(len(part))
         with torch.autocast(engine.device.type, torch.bfloat16):
             half = _said(narrow.pooled, x).first(len(part))
         found.append(exact.agrees(half, 0.1, 0.98))
-    return torch.cat(found)
+    return torch.cat(found)[which]
 
 # %% ../nbs/30_engine.ipynb #a159f4f0
 NOT_SLOWER = 1.1  # × the model's own time, for a copy in float32
@@ -477,7 +528,7 @@ def _once(question: tuple, decide: Callable[[], bool]) -> bool:
 class _Known:
     "What was found out about a start."
 
-    activations: Tensor  # the model's own, (n, features)
+    heard: Tensor  # what the model itself said to it, to some of its rows
     layout: bool | None  # of the copy in float32: channels-last? None: the model itself is asked
     half: Tensor  # rows that walk in bfloat16, (n,)
 
@@ -545,10 +596,14 @@ def _layout(engine: "Engine", start: Tensor, said: Said, timed: bool) -> bool | 
         return None
     _, some = next(_micro_batches(torch.arange(len(start)), engine.size, engine.padded))
     x = start[some.to(start.device)]
+    few = start[_few(engine, start)[1].to(start.device)]
     long_enough = len(x) * x.shape[-1] >= FLAT_FROM
     for layout in (True, False) if long_enough else (False,):
         own, _ = _copied(engine, layout)
-        if own is engine.exact or not _answers_like(own, said, x):
+        if own is engine.exact:
+            continue
+        engine.set_up[: len(said.a)] += FORTH_AND_BACK
+        if not _answers_like(own, said, few):
             continue
         fast = partial(_in_time, own.pooled, engine.exact.pooled, x[:8], NOT_SLOWER)
         if not timed or _once((*engine.about, "layout", layout, len(x)), fast):
@@ -567,6 +622,7 @@ def _in_half_as_told(engine: "Engine", start: Tensor) -> Tensor:
 
     Raises: ValueError where it cannot.
     """
+    engine.set_up[:1] += FORTH_AND_BACK
     try:
         with torch.autocast(engine.device.type, torch.bfloat16):
             _said(_narrow(engine).pooled, start[:1])
@@ -600,7 +656,7 @@ def _half(engine: "Engine", start: Tensor, precision: str | None) -> Tensor:
     if precision == "bfloat16":
         return _in_half_as_told(engine, start)
     small = sum(p.numel() for p in engine.exact.model.parameters()) < HALF_FROM
-    if precision == "float32" or small or not fast_bfloat16(engine.device):
+    if precision == "float32" or small or engine.short or not fast_bfloat16(engine.device):
         return none
     try:
         narrow = _narrow(engine)
@@ -643,7 +699,7 @@ def _find_out(engine: "Engine", start: Tensor, precision: str | None) -> _Known:
         engine.kept = _Kept(weakref.ref(engine.exact.model), pairs, size)
     half = _half(engine, start, precision)
     layout = None if half.all() else _layout(engine, start, said, timed=precision is None)
-    return _Known(engine.start_activations, layout, half)
+    return _Known(engine.heard, layout, half)
 
 # %% ../nbs/30_engine.ipynb #cfa96635
 def _output(model: nn.Module, x: Tensor) -> Tensor:
@@ -659,17 +715,24 @@ def _trusting(own: Probe, exact: Probe) -> Probe:
     return own
 
 
-def _settle(engine: "Engine", start: Tensor, precision: str | None) -> None:
-    "Ask the model about the start, and find out or look up who answers which rows, and how."
-    engine.start_activations = _start_answers(engine, start)
+def _looked_up(engine: "Engine", start: Tensor, precision: str | None) -> _Known:
+    "What is known about a start of whose activations the model has just been asked, or is found."
     engine.about = _about(engine, start)
     engine.key = (id(engine.exact.model), *engine.about)
     engine.kept = _take(engine.key, engine.exact.model)
-    told = _fingerprint(start, precision, engine.size, engine.padded)
+    asked = (precision, engine.size, engine.padded, engine.short, len(engine.heard))
+    told = _fingerprint(start, *asked)
     known = None if engine.kept is None else engine.kept.starts.get(told)
-    if known is None or not torch.equal(known.activations, engine.start_activations):
+    if known is None or not torch.equal(known.heard, engine.heard):
         known = _find_out(engine, start, precision)
         engine.kept.starts[told] = known
+    return known
+
+
+def _settle(engine: "Engine", start: Tensor, precision: str | None, told: Tensor | None) -> None:
+    "Ask the model about the start, and find out or look up who answers which rows, and how."
+    engine.start_activations = _start_answers(engine, start, told)
+    known = _looked_up(engine, start, precision)
     if not engine.padded:
         engine.size = engine.kept.size
     engine.half = known.half
@@ -718,11 +781,17 @@ def _answered(
     half = engine.precision == "bfloat16"
     if engine.precision == "mixed" and rows is not None:
         half = bool(engine.half[rows[0]])
-    if not half:
-        a = engine.direct(x)
-        return a if a.dtype == torch.float32 else a.float()
-    with torch.autocast(engine.device.type, torch.bfloat16):
-        return engine.narrow.pooled(x).float()
+    try:
+        if not half:
+            a = engine.direct(x)
+            return a if a.dtype == torch.float32 else a.float()
+        with torch.autocast(engine.device.type, torch.bfloat16):
+            return engine.narrow.pooled(x).float()
+    except RuntimeError as e:
+        named = _out_of_memory(e, tuple(x.shape))
+        if named is e:
+            raise
+        raise named from e
 
 
 def _keep(engine: "Engine") -> None:
@@ -742,6 +811,9 @@ class Engine:
         start: Tensor,  # series (n, channels, timepoints) on the device to work on
         precision: str | None = None,  # of the walk: one of `PRECISIONS`; None: what suits each row
         micro_batch: int | None = None,  # rows at once, padded to it; None: what fits, not padded
+        *,
+        known: Tensor | None = None,  # activations of the start, (n, features); None: asked for
+        expected: int | None = None,  # passes per row that the walk will need; None: many
     ):
         if precision not in (None, *PRECISIONS):
             raise ValueError(f"precision={precision!r}: {', '.join(PRECISIONS)}, or None")
@@ -753,7 +825,9 @@ class Engine:
         at_once = ROWS_AT_ONCE if self.device.type == "cpu" else ROWS_AT_ONCE_MOST
         self.size = micro_batch or at_once  # rows that walk at once
         self.reports = self.size  # rows that the model itself is asked about at once
-        _settle(self, start, precision)
+        self.set_up = torch.zeros(len(start), dtype=torch.long)  # passes for each row till now
+        self.short = expected is not None and expected < EARNED
+        _settle(self, start, precision, None if known is None else known.detach().float().cpu())
 
     __call__ = _answered
     parts = _parts

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from .checks import guarded, whole_number
-from .data import short_text
+from .classes import short_text
 from .dreaming import Dreams
 from .evaluation import evaluate
 from .files import write_whole
-from .guests import gives_probabilities, probabilities
+from .forms import gives_probabilities, probabilities
 from .methods import METHODS
 from .objectives import REGIONS, class_score, region_target, score_ratio
 from .reference import KINDS, Reference
@@ -72,13 +72,34 @@ def set_name(
     heading, fixed = rows[0].label, rows[0].options.get("region")
     return heading.replace(fixed, region) if fixed else heading
 
+# %% ../nbs/60_figures.ipynb #78f949a8
+def _in_fonts(
+    character: str,
+) -> bool:
+    "Does one of the fonts that figures are written in have it?"
+    from matplotlib import rcParams
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    for family in rcParams["font.family"]:
+        font = get_font(findfont(FontProperties(family=[family])))
+        if font.get_char_index(ord(character)):
+            return True
+    return False
+
 # %% ../nbs/60_figures.ipynb #800f6bca
 def drawn(
     text: str,  # a label, a channel, a unit, a name
     most: int = 60,  # characters; the rest becomes an ellipsis
 ) -> str:  # what matplotlib draws as that text
-    "Text for a figure: one line, no mathematics, never left out of a legend."
-    line = short_text(text, most).replace("$", r"\$")
+    """Text for a figure: one line, no mathematics, no boxes, never left out of a legend.
+
+    What no font of matplotlib's `font.family` has is written out by its code point.
+    """
+    line = ""
+    for character in short_text(text, most):
+        plain = character.isascii() or _in_fonts(character)
+        line += character if plain else character.encode("unicode_escape").decode()
+    line = short_text(line, most).replace("$", r"\$")
     return f" {line}" if line.startswith("_") else line
 
 
@@ -596,6 +617,9 @@ def _draw_front(ax, found: Search, table: "pandas.DataFrame") -> None:
     front, chosen = found.pareto(), found.best()
     ax.scatter(table[x], table[y], s=8, color="0.75", lw=0, label=f"{len(table)} settings")
     ax.plot(front[x], front[y], "o-", ms=4, lw=1, color="C0", label="Pareto front")
+    own = table[table["lr"].isna()]
+    if len(own):
+        ax.scatter(own[x], own[y], marker="D", s=12, color="C2", lw=0, label="the model's own step")
     ax.scatter(chosen[x], chosen[y], marker="*", s=110, color="C1", zorder=3, label="best()")
     ax.set_xscale("log")
     ax.set_xlabel("target error (relative squared distance)")
@@ -621,15 +645,18 @@ def _draw_importance(ax, found: Search) -> None:
 # %% ../nbs/60_figures.ipynb #01704fe0
 def _draw_effect(ax, found: Search, table: "pandas.DataFrame", knob: str) -> None:
     "Median and middle half of the target error at each level of one knob."
-    errors = table.groupby(knob)["target_error"]
+    own = table[knob].isna()  # of `lr`: the model's own step, which is no number
+    errors = table[~own].groupby(table[knob][~own].astype(float))["target_error"]
+    if own.any():
+        ax.axhline(table["target_error"][own].median(), color="C2", lw=1, ls="--")
     low, mid, high = (errors.quantile(q, interpolation="nearest") for q in (0.25, 0.5, 0.75))
     ax.fill_between(mid.index, low, high, alpha=0.25, lw=0)
     ax.plot(mid.index, mid, "o-", ms=4)
     ax.set_yscale("log", nonpositive="clip")
-    if knob in LOGARITHMIC and min(found.axes[knob]) > 0:
+    if knob in LOGARITHMIC and mid.index.min() > 0:
         ax.set_xscale("log")
     _dress(ax)
-    ax.set_xlabel(knob, fontsize=9)
+    ax.set_xlabel(f"{knob} (dashed: its own)" if own.any() else knob, fontsize=9)
     ax.set_xticks(mid.index, [f"{v:g}" for v in mid.index])
     ax.minorticks_off()
 
@@ -694,8 +721,13 @@ def save_figure(
 
     path = Path(path)
     written = []
-    for ending, options in (("png", {"dpi": dpi}), ("svg", {"metadata": {"Date": None}})):
-        write = partial(fig.savefig, format=ending, **options)
-        with matplotlib.rc_context({"svg.hashsalt": "seqdream"}):
-            written.append(write_whole(path.parent / f"{path.name}.{ending}", write))
+    layout = fig.get_layout_engine()
+    try:
+        for ending, options in (("png", {"dpi": dpi}), ("svg", {"metadata": {"Date": None}})):
+            write = partial(fig.savefig, format=ending, **options)
+            with matplotlib.rc_context({"svg.hashsalt": "seqdream"}):
+                written.append(write_whole(path.parent / f"{path.name}.{ending}", write))
+            fig.set_layout_engine("none")  # the panels stand where the first file has them
+    finally:
+        fig.set_layout_engine(layout)
     return written

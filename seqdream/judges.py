@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .checks import guarded
-from .data import check_indices, check_series
+from .classes import check_indices
+from .data import check_series
 from .files import read_tensors, reads, write_tensors
 from .guests import accuracy, predict
 from .models import ARCHITECTURES, ZOO, make_model
@@ -176,10 +177,10 @@ WEAK = 0.1  # a mean margin below this share of the spread is next to nothing
 
 
 def _unit(margins: np.ndarray) -> float:
-    "The mean margin of real series, or their standard deviation where that is next to nothing."
+    "The mean margin of real series, or their root mean square where that is next to nothing."
     mean = margins.mean()
-    spread = margins.std()
-    return float(mean if mean > WEAK * spread else max(spread, 1e-3))
+    size = np.sqrt(np.mean(margins**2))
+    return float(mean if mean > WEAK * margins.std() else max(size, 1e-3))
 
 # %% ../nbs/45_judges.ipynb #0a51de49
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['REGIONS', 'TARGETED', 'TREATMENTS', 'per_row', 'Objective', 'score', 'direction', 'climb', 'place', 'class_score',
-           'score_ratio', 'gain', 'logit_margin', 'class_margin', 'margin', 'tie', 'Region', 'region_target', 'reach']
+           'score_ratio', 'gain', 'logit_margin', 'class_margin', 'margin', 'tie', 'Region', 'region_target',
+           'usual_treatment', 'reach']
 
 # %% ../nbs/20_objectives.ipynb #8a733e25
 from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ class Objective:
     arrived: Callable | None = None  # same arguments -> (m,) bool: is the target reached?
     overshot: Callable | None = None  # same arguments -> (m,) bool: beyond the target?
     settings: dict = field(default_factory=dict)  # what to keep with a result
+    residual: Callable | None = None  # -> (m, numbers): the loss is the sum of their squares
 
     def __call__(
         self,
@@ -63,14 +65,16 @@ class Objective:
         weight = check_setting("weight", weight, real_number())
         loss = _Scaled(self.loss, weight)
         label = f"{weight:g} * ({self.label})"
-        return Objective(loss, label, self.arrived, self.overshot, self.settings)
+        rooted = self.residual is not None and weight > 0
+        residual = _Scaled(self.residual, weight**0.5) if rooted else None
+        return Objective(loss, label, self.arrived, self.overshot, self.settings, residual)
 
     __rmul__ = __mul__
 
 # %% ../nbs/20_objectives.ipynb #09970fe4
 @dataclass(frozen=True)
 class _Scaled:
-    "A loss times a number."
+    "A loss, or a residual, times a number."
 
     loss: Callable
     weight: float
@@ -101,6 +105,10 @@ def _join(one: Objective, two: Objective, sign: int) -> Objective:
     def loss(a, rows):
         return one.loss(a, rows) + sign * two.loss(a, rows)
 
+    def residual(a, rows):
+        return torch.cat([one.residual(a, rows), two.residual(a, rows)], dim=1)
+
+    rooted = sign > 0 and one.residual is not None and two.residual is not None
     arrived = tuple(o.arrived for o in (one, two) if o.arrived)
     overshot = tuple(o.overshot for o in (one, two) if o.overshot)
     return Objective(
@@ -109,6 +117,7 @@ def _join(one: Objective, two: Objective, sign: int) -> Objective:
         _All(arrived, torch.all) if arrived else None,
         _All(overshot, torch.any) if overshot else None,
         {**one.settings, **two.settings},
+        residual if rooted else None,
     )
 
 # %% ../nbs/20_objectives.ipynb #f6f1f109
@@ -265,15 +274,16 @@ def class_margin(
 ) -> Tensor:  # (n,), 1 as real series of the class have on average
     """Margin of a class in class means; at a hidden layer, which has no scores, the `place`.
 
-    Where the class's own margins average next to nothing their standard deviation is the unit.
+    Where the class's own margins average next to nothing, or less, their root mean square is the
+    unit: an untrained model's scores lie far from zero and hardly differ.
     """
     c = ref.check_class(target_class)
     a = _activations(a, ref)
     if not ref.has_scores:
         return place(a, ref, c)
     own = logit_margin(ref.activations[ref.y == c], c)
-    spread = own.std(correction=0)
-    unit = own.mean() if own.mean() > 0.1 * spread else spread.clamp_min(1e-6)
+    weak = own.mean() <= 0.1 * own.std(correction=0)
+    unit = own.square().mean().sqrt().clamp_min(1e-6) if weak else own.mean()
     return logit_margin(a, c) / unit.to(a)
 
 # %% ../nbs/20_objectives.ipynb #5746cf24
@@ -288,8 +298,11 @@ class _Margin:
     def lowered(self, a: Tensor, rows: Tensor) -> Tensor:
         return -class_margin(a, self.ref, self.target_class)
 
+    def signed(self, a: Tensor, rows: Tensor) -> Tensor:
+        return class_margin(a, self.ref, self.target_class)[:, None]
+
     def squared(self, a: Tensor, rows: Tensor) -> Tensor:
-        return class_margin(a, self.ref, self.target_class).square()
+        return self.signed(a, rows).square().sum(1)
 
     def tied(self, a: Tensor, rows: Tensor) -> Tensor:
         return self.squared(a, rows) <= self.tolerance**2
@@ -315,7 +328,7 @@ def tie(
     c = ref.check_class(target_class)
     m = _Margin(ref, c, tolerance)
     settings = {"target_class": c, "region": "boundary", "tolerance": tolerance}
-    return Objective(m.squared, f"border of class {c}", m.tied, settings=settings)
+    return Objective(m.squared, f"border of class {c}", m.tied, None, settings, m.signed)
 
 # %% ../nbs/20_objectives.ipynb #c0636f49
 def _on_line(ref: Reference, c: int, k: float) -> Tensor:
@@ -416,8 +429,11 @@ class _Target:
         point = self.point if self.point.ndim == 1 else self.point[rows.cpu()]
         return point.to(a), self.origin.to(a)
 
+    def residual(self, a: Tensor, rows: Tensor) -> Tensor:
+        return _short_of(self, a, rows)
+
     def loss(self, a: Tensor, rows: Tensor) -> Tensor:
-        return _distance_to(self, a, rows)
+        return self.residual(a, rows).square().sum(1)
 
     def arrived(self, a: Tensor, rows: Tensor) -> Tensor:
         return self.loss(a, rows) <= self.tolerance**2
@@ -432,21 +448,21 @@ class _Target:
         return ((a - point) * along).sum(-1) > self.tolerance * along.square().sum(-1)
 
 # %% ../nbs/20_objectives.ipynb #91173dda
-def _distance_to(target: _Target, a: Tensor, rows: Tensor) -> Tensor:
-    "The four readings of Eq. 2's first term, per row."
+def _short_of(target: _Target, a: Tensor, rows: Tensor) -> Tensor:
+    "The four readings of Eq. 2's first term, as numbers whose squares add up to it, per row."
     point, origin = target.ends(a, rows)
     c = target.target_class
-    spread = (point - origin).square().sum(-1).clamp_min(target.floor)
+    spread = (point - origin).square().sum(-1, keepdim=True).clamp_min(target.floor)
     if target.treat == "vector":
-        return (a - point).square().sum(-1) / spread
+        return (a - point) / spread.sqrt()
     if target.treat == "along":
-        return ((a - point) * (point - origin)).sum(-1).square() / spread.square()
-    own = point[..., c]
-    scalar = (a[:, c] - own).square() / own.square().clamp_min(target.floor)
+        return ((a - point) * (point - origin)).sum(-1, keepdim=True) / spread
+    own = point[..., c, None]
+    scalar = (a[:, c, None] - own) / own.square().clamp_min(target.floor).sqrt()
     if target.treat == "scalar":
         return scalar
     others = torch.cat([a[:, :c], a[:, c + 1 :]], dim=1)
-    return scalar + others.clamp_min(0).square().sum(-1) / spread
+    return torch.cat([scalar, others.clamp_min(0) / spread.sqrt()], dim=1)
 
 # %% ../nbs/20_objectives.ipynb #edf2399d
 def _check_treatment(treat: str, c: int, n_features: int) -> None:
@@ -458,6 +474,23 @@ def _check_treatment(treat: str, c: int, n_features: int) -> None:
             f"but the activation has {n_features} features; use treat='vector'"
         )
 
+# %% ../nbs/20_objectives.ipynb #6a74a9a2
+def usual_treatment(
+    ref: Reference,  # of the layer
+    region: "str | Sequence | Tensor",  # see `reach`
+) -> str:  # a key of `TREATMENTS`
+    "How a region is read where nothing is said: a named one among many features along its line."
+    return "along" if isinstance(region, str) and ref.n_features > 2 else "vector"
+
+
+def _check_direction(way: Tensor, c: int, floor: float) -> None:
+    "Refuse a target that lies where the line begins: there is no direction to it."
+    if (way.square().sum(-1) <= 1e-4 * floor).any():
+        raise ValueError(
+            f"treat='along': class {c} has no direction, its target is the mean of all activations "
+            "(does the model tell the class from the others?); use treat='scalar' or 'vector'"
+        )
+
 # %% ../nbs/20_objectives.ipynb #c06e3381
 @guarded
 def reach(
@@ -467,7 +500,7 @@ def reach(
     | Sequence
     | Tensor = "max",  # see `region_target`; or a target per row, (n, features)
     k: float | None = None,  # multiple of the class mean; None: the region's own
-    treat: str = "vector",  # one of `TREATMENTS`; "scalar" is Eq. 2 as printed
+    treat: str | None = None,  # one of `TREATMENTS`; None: see `usual_treatment`
     tolerance: float = 0.02,  # arrived when the relative distance to the target is at most this
 ) -> Objective:
     """Reach a region.
@@ -476,6 +509,7 @@ def reach(
     Source: the first term of Eq. 2 and 4 (Schlegel, Keim & Sutter 2024).
     """
     c = ref.check_class(target_class)
+    treat = usual_treatment(ref, region) if treat is None else treat
     _check_treatment(treat, c, ref.n_features)
     each = None if isinstance(region, str) else as_numbers(region)
     if each is None or each.ndim != 2:
@@ -483,9 +517,11 @@ def reach(
     else:
         point = torch.stack([region_target(ref, c, row) for row in each])
     floor = 1e-2 * float(ref.activations.var(0).sum().clamp_min(1e-12))
+    if treat == "along":
+        _check_direction(point - ref.pooled_mean, c, floor)
     target = _Target(point, ref.pooled_mean, c, treat, tolerance, floor)
     name = region if isinstance(region, str) else "picked"
     settings = {"target_class": c, "region": name, "k": k, "treat": treat}
     settings |= {"tolerance": tolerance, "target": point.tolist()}
     label = f"reach {name} of class {c}"
-    return Objective(target.loss, label, target.arrived, target.overshot, settings)
+    return Objective(target.loss, label, target.arrived, target.overshot, settings, target.residual)

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from .activations import Layer, Probe
 from .checks import guarded, plain, real_number
-from .data import Physical, check_labels, check_series, class_index, plain_text
+from .classes import check_labels, class_index, plain_text
+from .data import Physical, check_series
 from seqdream.distances import (
     KINDS,
     Gaussian,
@@ -125,6 +126,11 @@ class _Moments(_Map):
         return self.y[self.index]
 
     @cached_property
+    def _numbers(self) -> dict:
+        "Number of each exemplar, by its bytes."
+        return {row.tobytes(): i for i, row in enumerate(self.X.contiguous().numpy())}
+
+    @cached_property
     def means(self) -> Tensor:
         "Mean activation per class, (classes, features)."
         a = self.activations.double()
@@ -223,7 +229,17 @@ def percentile(
     50 is typical, 100 farther than all, 0 nearer than all: read it from both sides.
     Raises: ValueError as `distance` does.
     """
-    distances = self.distance(x, target_class, space, kind)
+    return self._placed(self.distance(x, target_class, space, kind), target_class, space, kind)
+
+
+def _placed(
+    self: "Reference",
+    distances: np.ndarray,  # from the class, (n,), in the same space and kind
+    target_class: int | str,  # a class index, or a label
+    space: str = "time",  # or "activation"
+    kind: str = "ledoit_wolf",  # or "range", "inverse"
+) -> np.ndarray:  # (n,); NaN for a class without held-out series
+    "`percentile` of series whose distances are known already."
     real = self.heldout.get(f"{space}/{kind}/{self.check_class(target_class)}", np.zeros(0))
     return percentiles(distances, real)
 
@@ -299,6 +315,19 @@ def exemplars(
     target = self.means[c] if target is None else target
     away = (self.activations[self.index[own]] - target).norm(dim=1)
     return self.X[own[away.argsort(stable=True)[:n]]]
+
+# %% ../nbs/11_reference.ipynb #3cabf488
+def _known_activations(
+    self: "Reference",
+    model: nn.Module,  # whose answers are wanted
+    x: Tensor,  # series, (n, channels, timepoints)
+) -> Tensor | None:  # (n, features); None where it has to be asked
+    "What the reference holds of series that are all exemplars, if the model has its weights."
+    if weights_hash(model) != self.meta.get("model"):
+        return None
+    numbers = self._numbers
+    found = [numbers.get(row.tobytes()) for row in x.detach().cpu().contiguous().numpy()]
+    return None if None in found else self.activations[self.index[found]]
 
 # %% ../nbs/11_reference.ipynb #8c48b52f
 def _as_tensors(ref: "Reference") -> dict[str, Tensor]:
@@ -699,9 +728,11 @@ class Reference(_Moments):
     _rows = _rows
     distance = distance
     percentile = percentile
+    _placed = _placed
     quantile = quantile
     nearest = nearest
     exemplars = exemplars
+    _known_activations = _known_activations
     all_exemplars = all_exemplars
     medoid = medoid
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .data import _label
+from .classes import _label
 
 # %% ../nbs/05_texts.ipynb #7b3f0c1c
 @dataclass(frozen=True)

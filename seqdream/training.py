@@ -24,7 +24,8 @@ from tqdm.auto import tqdm
 
 from .borrowing import borrowed, send
 from .checks import guarded, real_number, warn_caller
-from .data import Dataset, check_indices, check_series
+from .classes import check_indices
+from .data import Dataset, check_series
 from .files import read_tensors, reads, write_tensors
 from .guests import accuracy, answers, inspect_model
 

@@ -18,6 +18,7 @@ from .checks import guarded, real_number, whole_number
 from .dreaming import Dreams
 from .guests import predict
 from .judges import Judge
+from .objectives import class_margin
 from .penalties import amplitude_spectrum
 from .reference import Reference
 from .twins import RIVALS, TWIN_KINDS, at_best_radius, best_rival, compare
@@ -54,6 +55,9 @@ SHAPE_BELOW = 0.4  # and below which it is the shape; planted models give 1.00 a
 _TEXTS = {
     "model": "Class {label}: for the model itself the dreams have {dream:.1f} × the margin of real "
     "series{interval}, the best twin ({best_twin}) {twin:.1f}.",
+    "no margin": "Class {label}: the model gives the class's own training series no margin on "
+    "average, it does not know this class. Counted in the size of those margins the dreams have "
+    "{dream:.1f}{interval}, the best twin ({best_twin}) {twin:.1f}.",
     "interval": " (95 % interval {dream_low:.1f} to {dream_high:.1f})",
     "shares": "Of the gain over the start {amplitude:.0f} % is amplitude, {second order:.0f} % "
     "second-order statistics, {network:.0f} % the network's own.",
@@ -84,6 +88,7 @@ class Verdict:
     label: str  # the class's index, and its label where that differs
     comparison: "pandas.DataFrame" = field(default=None, repr=False)  # of `compare`, with `run`
     unheard: list[str] = field(default_factory=list)  # judges left out: other series or classes
+    knows: bool = True  # do the class's own training series have a margin, on average?
 
     @property
     def reads(self) -> str:
@@ -109,7 +114,8 @@ def _of_model(v: Verdict) -> str:
     "What the model itself sees in the dreams."
     line = v.table.loc["model"].to_dict()
     interval = "" if v.counted < FEW else _TEXTS["interval"].format(**line)
-    return _TEXTS["model"].format(label=v.label, interval=interval, **line)
+    text = _TEXTS["model" if v.knows else "no margin"]
+    return text.format(label=v.label, interval=interval, **line)
 
 
 def _of_gain(v: Verdict) -> str:
@@ -205,6 +211,11 @@ def _fits(judge: Judge, ref: Reference) -> bool:
     known = n_classes == ref.n_classes == len(judge.unit)
     return known and bool(torch.isfinite(judge.unit).all())
 
+
+def _knows(ref: Reference, c: int) -> bool:
+    "Do the class's own training series have a margin? On average 1, or next to nothing."
+    return bool(class_margin(ref.activations[ref.y == c], ref, c).mean() > 0.5)
+
 # %% ../nbs/51_verdict.ipynb #9736f48e
 def _runs(d, model, ref) -> list[tuple]:
     """(Dreams, model, reference) of each training seed.
@@ -253,7 +264,8 @@ def verdict(
     medians = {name: float(median) for name, median in wide["model"].median().items()}
     shares, kept = _shares(medians)
     c = dreams.settings["target_class"]
-    return Verdict(table, shares, kept, c, _label(ref, c), comparison, unheard)
+    knows = all(_knows(known, c) for _, _, known in many)
+    return Verdict(table, shares, kept, c, _label(ref, c), comparison, unheard, knows)
 
 
 def _label(ref: Reference, c: int) -> str:

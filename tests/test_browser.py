@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seqdream.methods import STEPS_OWN
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 if CHROMIUM is None:
@@ -192,7 +194,7 @@ def test_browser_class_and_region_by_mouse_a_slider_by_keyboard_and_the_call_run
     assert "target_class=0" in screen.call()
     assert "region='centre'" in screen.call()
     steps = int(re.search(r"steps=(\d+)", screen.call())[1])
-    assert steps < 100, "the keyboard moved the slider"
+    assert steps < STEPS_OWN, "the keyboard moved the slider"
     screen.button("copy call").click()
     page.wait_for_function(COPIED, arg=screen.call(), timeout=10_000)
     with page.expect_download() as got:

@@ -38,7 +38,7 @@ ZERO = {  # parameters that may be 0
     *("sigma", "noise", "scale", "weight", "tolerance", "diversity", "shake"),
     *("lambda_alpha", "lambda_beta", "lambda_l2", "lambda_sm", "weight_decay", "level", "decay"),
     *("rate", "spread", "shift", "flip", "reverse", "average", "label_smoothing", "validation"),
-    *("percent", "mean", "x", "y"),
+    *("percent", "mean", "x", "y", "smoothing"),
 }
 SHARES = {  # and those that are no more than 1
     *("alike", "average", "decay", "factor", "fade", "flip", "label_smoothing", "rate"),
@@ -47,6 +47,8 @@ SHARES = {  # and those that are no more than 1
 NEGATIVE = {"level", "mean", "x", "y", "n_jobs"}  # and those that may be below
 EMPTY = {"held", "snapshots", "channels", "units"}  # and lists that may be empty
 MORE = {  # what else, by function and parameter
+    ("Smoothing", "share"): [0],
+    ("Smoothing", "steps"): [0],
     ("Reference.toward", "k"): [0, -1],  # any multiple is a place on the line
     ("Clamp", "low"): [0, -1],
     ("Clamp", "high"): [0, -1, 1.5],
@@ -169,7 +171,15 @@ def ingredients() -> dict:
     "What is done to a series, and what is added to the loss."
     own = ("AlphaNorm", "Diversity", "ExponentialSmoothing", "GaussianBlur", "Jitter", "L2Decay")
     own += ("MovingAverage", "NoiseOnOvershoot", "NoiseOnStall", "RandomRestart", "RandomScaling")
-    own += ("Smoothness", "Time", "TotalVariation", "UnitGradient", "Augment", "Physical")
+    own += (
+        "Smoothing",
+        "Smoothness",
+        "Time",
+        "TotalVariation",
+        "UnitGradient",
+        "Augment",
+        "Physical",
+    )
     calls = {name: Call(getattr(sd, name), {}) for name in own}
     w = world()
     band = sd.band(w.ref, 1)

@@ -182,11 +182,64 @@ def test_doors_unknown_name_answers_at_once_without_a_network(monkeypatch):
     began = time.perf_counter()
     with pytest.raises(FileNotFoundError, match="did you mean GunPoint"):
         load_dataset("GunPiont")
-    with pytest.raises(FileNotFoundError, match="did you mean CBF.*in the archive, not here"):
+    with pytest.raises(FileNotFoundError, match="did you mean CBF.*not here; aeon downloads"):
         load_dataset("CBFF")
     assert time.perf_counter() - began < 30
     with pytest.raises(AssertionError):
         load_dataset("Handwriting")  # this one is in the archive
+
+
+def test_doors_a_name_that_loads_is_named_before_those_that_do_not():
+    "Skoda and FordB, in the archive only, are farther from what was typed than FordA, at hand."
+    archives = readers._archive_names()
+    assert {"Skoda", "FordB"} <= archives
+    said = readers._hint("FodrA", ["FordA", "GunPoint"], archives)
+    assert said == "did you mean FordA?"
+    assert "GunPoint" in readers._hint("GunPiont", ["FordA", "GunPoint"], archives)
+    said = readers._hint("FodrA", ["GunPoint"], archives)
+    assert said.startswith("did you mean FordA or ")
+    assert said.endswith("(FordA, Skoda, FordB: not here; aeon downloads from the archive)")
+    said = readers._hint("FordD", ["Fungi", "FordABC"], ["FordA", "FordB"])
+    assert re.match(r"did you mean Ford[AB] or Ford[AB] or FordABC\? \(Ford", said)
+    assert "FordABC:" not in said
+
+
+def test_doors_a_name_longer_than_any_files(tmp_path):
+    long = "x" * 300
+    for name in (long, f"{long}.csv", tmp_path / long, f"{tmp_path}/{long}/a.csv", "é" * 200):
+        with pytest.raises(FileNotFoundError, match="no file's name") as caught:
+            load_dataset(name)
+        assert len(str(caught.value)) < 200
+    for more in ({"root": long}, {"root": str(tmp_path), "test": long}):
+        with pytest.raises(FileNotFoundError, match=f"{next(reversed(more))}.*no file's name"):
+            load_dataset("Mine", **more)
+    assert not has_dataset(long)
+
+
+WRONG_OPTIONS = [
+    *({"encoding": v} for v in (0, False, 1.5, b"utf-8", ["utf-8"], {}, "", "nonsense", "base64")),
+    *({"decimal": v} for v in (0, False, "", b",", [","], ";")),
+    *({"axis": v} for v in (0, None, "", b"auto", ["auto"])),
+    *({"label": v} for v in (1.5, True, b"fault", ["fault"], {}, ())),
+    *({"index": v} for v in (1.5, True, b"t0", [1.5], [True], {}, [], {"t0"})),
+    *({"series": v} for v in (1.5, False, ["t0"])),
+    *({"time": v} for v in (1.5, False, ["t0"])),
+    *({"sampling_rate": v} for v in ("50", True, 0, -1.0, [50], float("nan"))),
+    *({"length": v} for v in ("50", True, 0, 1.5, [50])),
+    *({"root": v} for v in (0, False, "", b"x", ["x"])),
+    *({"test": v} for v in (0, False, "", b"x", ["x"])),
+]
+
+
+@pytest.mark.parametrize("more", WRONG_OPTIONS, ids=str)
+def test_doors_options_of_the_wrong_kind(tmp_path, more):
+    path = tmp_path / "own.csv"
+    frame().to_csv(path, index=False)
+    (name,) = more
+    with pytest.raises((ValueError, TypeError), match=name) as caught:
+        load_dataset(path, **{"label": "fault"} | more)
+    own = Path(sd.__file__).parent
+    assert own in Path(caught.traceback[-1].path).parents
 
 
 def test_doors_unknown_name_of_the_shell_within_a_second():

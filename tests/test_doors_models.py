@@ -15,13 +15,8 @@ from torch.nn import functional as F
 
 import seqdream as sd
 from seqdream.borrowing import borrowed
-from seqdream.guests import (
-    asked_twice,
-    gives_probabilities,
-    inspect_model,
-    probabilities,
-    warn_of_probabilities,
-)
+from seqdream.forms import asked_twice, gives_probabilities, probabilities
+from seqdream.guests import inspect_model, warn_of_probabilities
 from seqdream.models import weights_hash
 
 N, CHANNELS, POINTS = 7, 3, 20

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -70,6 +71,8 @@ REFUSED = {
     "dream FordA --class 0 --model paper --start noise --n 1000000000": "GB of memory may",
     "train AllGestureWiimoteX --epochs 1": "--length",
     "evaluate nowhere": "nowhere: no such file",
+    "evaluate FordA": "FordA: no dreams; give what `seqdream dream` wrote",
+    "report FordA --root nowhere": "--root 'nowhere' is no folder",
 }
 
 
@@ -291,6 +294,18 @@ def test_doors_a_table_over_what_it_is_made_of(dreams, capsys):
         one_line(capsys)
     (dreams / "link").unlink()
     assert contents(dreams) == before
+
+
+@pytest.mark.parametrize("name", ["own.csv", "own file.npz", "notes.md", "model.pt"])
+def test_doors_data_where_dreams_belong(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(b"a,b,fault\n1,2,x\n")
+    assert run("evaluate", name) == 2
+    said = one_line(capsys)
+    assert said.startswith(f"seqdream evaluate: {name}: no dreams; ")
+    assert "give what `seqdream dream` wrote (.safetensors)" in said
+    data = name in ("own.csv", "own file.npz")
+    assert (f"seqdream report {shlex.quote(name)}" in said) is data
 
 
 def test_doors_dreams_of_another_model(dreams, capsys):

@@ -48,6 +48,11 @@ def tiny(text, channels: int = 2):
     return data, model, sd.Reference.from_data(model, data.X_train, data.y_train, **named)
 
 
+def without_boxes(text: str) -> str:
+    "The two of `TEXTS`'s characters that no font of matplotlib's own has, written out."
+    return text.replace("👩", "\\U0001f469").replace("🔬", "\\U0001f52c")
+
+
 def shown(artist_text: str) -> str:
     "What matplotlib draws for it."
     from matplotlib.text import Text
@@ -57,7 +62,6 @@ def shown(artist_text: str) -> str:
     return text
 
 
-@pytest.mark.filterwarnings("ignore:Glyph:UserWarning")
 @pytest.mark.parametrize("what", TEXTS)
 def test_figures_show_text_as_it_stands(what):
     text = TEXTS[what]
@@ -68,7 +72,7 @@ def test_figures_show_text_as_it_stands(what):
     if what in ("broken mathematics", "long", "surrogate"):
         drawn += [sd.plot_activations(ref), sd.plot_projection(ref, sets)]
         drawn += [sd.plot_violins(sets, ref), sd.plot_spectra(sets, ref)]
-    plain = figures.class_name(ref, 0)
+    plain = without_boxes(figures.class_name(ref, 0))
     for fig in drawn:
         fig.canvas.draw()
         texts = [shown(t.get_text()) for t in fig.findobj(match=lambda a: hasattr(a, "get_text"))]
@@ -77,15 +81,38 @@ def test_figures_show_text_as_it_stands(what):
     axis = [shown(t.get_text()) for t in drawn[0].axes[0].get_yticklabels()]
     assert len(axis) == 2
     assert "\n" not in axis[0]
-    begin = figures.short_text(text, 20)[:10]
+    begin = without_boxes(figures.short_text(text, 20))[:10]
     assert axis[0].strip().startswith(begin)
+
+
+@pytest.mark.parametrize("what", [*TEXTS, "Chinese"])
+def test_figures_draw_no_boxes(what, recwarn):
+    "What no font of the figure has is written out: matplotlib has nothing to warn of."
+    _, _, ref = tiny({**TEXTS, "Chinese": "心跳"}[what])
+    sd.plot_activations(ref).savefig(io.BytesIO())
+    figures.drawn("👩" * 60)
+    assert not [w for w in recwarn if "Glyph" in str(w.message)]
+
+
+def test_figures_write_out_what_their_fonts_lack(monkeypatch):
+    import matplotlib
+
+    assert figures.drawn("👩 heart ❤") == "\\U0001f469 heart ❤"
+    assert figures.drawn("心$") == r"\u5fc3\$"
+    assert len(figures.drawn("👩" * 60)) <= 60
+    last = next(f for f in matplotlib.font_manager.fontManager.ttflist if "STIXNonUni" in f.name)
+    matplotlib.rcParams["font.family"] = [last.name]
+    try:
+        assert figures.drawn("❤") == r"\u2764"
+    finally:
+        matplotlib.rcParams["font.family"] = matplotlib.rcParamsDefault["font.family"]
 
 
 @pytest.mark.parametrize("what", TEXTS)
 def test_doors_keep_text_or_write_it_out(what, capsys):
     text = TEXTS[what]
     data, _, ref = tiny(text)
-    assert data.classes[sd.class_index(text, data.classes)] == sd.data.plain_text(text)
+    assert data.classes[sd.class_index(text, data.classes)] == sd.classes.plain_text(text)
     for said in (repr(data), repr(data.physical), data.physical.channel(0), repr(ref)):
         said.encode("utf-8")
     if what != "surrogate":
@@ -117,7 +144,7 @@ def test_the_page_shows_text_and_runs_none(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "_figures", lambda *_: pictures)
     monkeypatch.setattr(report, "_class_pictures", lambda *_: None)
     text = "".join(TEXTS[what][:30] for what in ("script", "braces", "newline", "surrogate"))
-    plain = sd.data.plain_text(text)
+    plain = sd.classes.plain_text(text)
     data, model, ref = tiny(text[:36], channels=1)
     ref.meta["name"] = "plain"  # names as paths are tested elsewhere
     card = {"dataset": data.name, "paper": plain, "preset": "paper", "epochs": 1}

@@ -715,3 +715,62 @@ def test_rows_without_noise_do_not_notice_those_with():
     assert torch.equal(both.x[[0, 2]], plain.x[[0, 2]])
     assert torch.equal(both.x[1], alone.x[0])
     assert not torch.equal(both.x[1], plain.x[1])
+
+
+class Counting(nn.Module):
+    "Counts the rows that go forward and back through it and through all of its copies."
+
+    passes = 0
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        Counting.passes += len(x)
+        if x.requires_grad:
+            x.register_hook(partial(self.count_back, len(x)))
+        return self.net(x)
+
+    @staticmethod
+    def count_back(n, gradient):
+        Counting.passes += n
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("n", [1, 3, 9, 40])
+def test_set_up_counts_every_pass_before_the_walk(n, known):
+    model = Counting(sd.ResNet.preset("paper", seed=0)).eval()
+    x = torch.randn(n, 1, 60, generator=torch.Generator().manual_seed(0))
+    told = {"known": model(x).detach()} if known else {}
+    answers = model(x).detach()
+    for _ in range(2):  # the second finds on the shelf what the first has left there
+        Counting.passes = 0
+        with borrowed(model):
+            asked = Engine(sd.Probe(model), x, "float32", **told)
+            asked.keep()
+        assert int(asked.set_up.sum()) == Counting.passes
+        assert torch.allclose(asked.start_activations, answers, atol=1e-4)
+    assert asked.set_up.tolist() == ([1] + [0] * (n - 1) if known else [1] * n)
+
+
+def test_equal_starts_are_asked_for_once():
+    model = Counting(sd.ResNet.preset("paper", seed=0)).eval()
+    three = torch.randn(3, 1, 60, generator=torch.Generator().manual_seed(0))
+    with borrowed(model):
+        each = Engine(sd.Probe(model), three, "float32")
+        each.keep()
+        Counting.passes = 0
+        many = Engine(sd.Probe(model), three.repeat(5, 1, 1), "float32")
+    assert Counting.passes == 3 + 2 * 2 * engine.LOOKED_AT  # the report; the model, and its copy
+    assert torch.equal(many.start_activations, each.start_activations.repeat(5, 1))
+
+
+def test_what_is_known_of_another_model_is_not_believed():
+    net = sd.ResNet.preset("paper", seed=0).eval()
+    other = sd.ResNet.preset("paper", seed=1).eval()
+    x = torch.randn(5, 1, 60, generator=torch.Generator().manual_seed(0))
+    for told in (other(x).detach(), net(x).detach()[:, :1], torch.full((5, 2), float("nan"))):
+        with borrowed(net):
+            asked = Engine(sd.Probe(net), x, "float32", known=told)
+        assert torch.allclose(asked.start_activations, net(x).detach(), atol=1e-4)

@@ -20,8 +20,8 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 import seqdream as sd
 from seqdream.borrowing import borrowed
+from seqdream.forms import one_tensor
 from seqdream.grounding import trust_region
-from seqdream.guests import one_tensor
 from seqdream.judges import SpectrumClassifier, load_judges, save_judges
 from seqdream.objectives import class_margin
 from seqdream.parametrizations import Hold
@@ -200,6 +200,46 @@ def test_grounded_reaches_or_says_why_not(small, region):
             e = sd.evaluate(d, ref)
             assert e["activation_distance_percentile"].between(24, 76).all()
             assert e["scale"].between(0.95, 1.05).all()
+
+
+@pytest.mark.parametrize("region, most", [("centre", 60), ("max", 80), ("beyond", 120)])
+def test_grounded_asks_the_model_seldom(small, region, most):
+    model, ref = small
+    for c in range(2):
+        d = sd.grounded_dreaming(model, ref, c, region, n=4)
+        assert (d.evaluations <= most).all(), d.evaluations
+        assert (d.evaluations > d.steps * 2).all()  # forward and backward for each step
+
+
+def test_grounded_walks_towards_the_closed_form():
+    "The farthest point of an ellipsoid along w is mean + radius * Sigma w / sqrt(w' Sigma w)."
+    model, ref, *_ = gaussian_world()
+    mean, covariance = ref.time[1].mean, ref.time[1].covariance
+    weight = (model[1].weight[1] - model[1].weight[0]).detach().double().numpy()
+    most = np.sqrt(weight @ covariance @ weight)  # per unit of distance
+
+    def share(x):
+        away = x.flatten(1).double().numpy() - mean
+        return away @ weight / (most * ref.distance(x, 1, kind="range"))
+
+    d = sd.grounded_dreaming(model, ref, 1, "beyond", n=8, normalize=False)
+    assert share(d.start).max() < 0.6
+    assert np.median(share(d.x)) > 0.8
+    assert (share(d.x) <= 1 + 1e-6).all()
+
+
+def test_grounded_saturated_is_stationary_and_exhausted_is_not(small):
+    model, ref = small
+    for c in range(2):
+        done = sd.grounded_dreaming(model, ref, c, "beyond", n=4)
+        short = sd.grounded_dreaming(model, ref, c, "beyond", n=4, steps=35)
+        assert short.status == ["exhausted"] * 4  # at the wall, but it was still climbing
+        there = [i for i, status in enumerate(done.status) if status == "saturated"]
+        assert len(there) >= 2
+        done = done[there]
+        on = sd.grounded_dreaming(model, ref, c, "beyond", start=done.x, shake=0.0, lr=0.02)
+        gained = class_margin(on.activations, ref, c) / class_margin(done.activations, ref, c) - 1
+        assert gained.median() < 0.05, gained
 
 
 def test_grounded_saturates_where_trust_and_target_conflict(small):
@@ -835,3 +875,26 @@ def test_a_report_keeps_every_architecture_of_ours_and_no_guest(small, tmp_path)
     assert isinstance(sd.load_model(tmp_path / "a" / "FordA-model")[0], sd.FCN)
     _keep_model(tmp_path / "b", torch.nn.Linear(500, 2), {}, small[1])
     assert [f.name for f in (tmp_path / "b").iterdir()] == ["FordA-model-reference.safetensors"]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_untrained_model_is_counted_in_the_size_of_its_margins_and_named(seed):
+    "Its scores lie far from zero and hardly differ: no spread, and a class of negative margins."
+    rng = np.random.default_rng(seed)
+    X = torch.tensor(rng.normal(size=(60, 1, 48)), dtype=torch.float32)
+    y = torch.arange(60) % 2
+    model = sd.ResNet.preset("paper", 1, 2, seed).eval()
+    list(model.modules())[-1].bias.data = torch.tensor([0.4, -0.4])
+    ref = sd.Reference.from_data(model, X, y)
+    for c, sign in ((0, 1), (1, -1)):
+        logits = ref.activations
+        own = (logits[:, c] - logits[:, 1 - c])[y == c].numpy()
+        assert np.sign(own.mean()) == sign
+        assert own.std() < 0.1 * abs(own.mean())
+        margins = sd.class_margin(logits, ref, c).numpy()
+        expected = (logits[:, c] - logits[:, 1 - c]).numpy() / np.sqrt((own**2).mean())
+        np.testing.assert_allclose(margins, expected, rtol=1e-2)
+        v = sd.verdict(sd.gradient_ascent(model, ref, c, n=3, steps=5, progress=False), model, ref)
+        assert abs(v.table.loc["model", "dream"]) < 3
+        assert v.knows is (sign > 0)
+        assert ("does not know this class" in str(v)) is (sign < 0)

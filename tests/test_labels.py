@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import seqdream as sd
-from seqdream.data import check_indices, list_classes, plain_text, short_text
+from seqdream.classes import check_indices, list_classes, plain_text, short_text
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(12, 30)).cumsum(1)

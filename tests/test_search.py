@@ -355,7 +355,8 @@ def test_dask_workers_one_of_them_killed(small, whole, tmp_path):
         ({"alpha": [0.5]}, "from 1 to 20"),
         ({"lr": [-1]}, "above 0"),
         ({"sigma": [True]}, "level=True"),
-        ({"lr": [None]}, "level=None"),
+        ({"alpha": [None]}, "level=None"),
+        ({"lr": [None, "fast"]}, "level=.fast."),
     ],
 )
 def test_bad_grids(small, grid, says):
@@ -427,3 +428,60 @@ def test_folders_that_hold_something_else(small, tmp_path):
         sd.grid_search(*small, 1, grid=one, out=tmp_path / "full", **quiet)
     with pytest.raises(ValueError, match="no folder"):
         sd.grid_search(*small, 1, grid=one, out=tmp_path / "full/thesis.tex", **quiet)
+
+
+# --- the model's own step among the learning rates ------------------------------------------------
+
+
+def test_the_own_step_among_the_rates_is_a_plain_dream_and_changes_no_other_row(small, tmp_path):
+    model, ref = small
+    grid = {"steps": [3, 40], "lr": [0.3, 10.0], "sigma": [3.0, 6.0]}
+    fixed = sd.grid_search(*small, 1, "max", grid, **quiet)
+    mixed = grid | {"lr": [None, 0.3, 10.0]}
+    found = sd.grid_search(*small, 1, "max", mixed, tmp_path / "s", **quiet)
+    own = found.table["lr"].isna()
+    assert found.axes["lr"] == [0.3, 10.0, None]
+    rest = found.table[~own].reset_index(drop=True)
+    pd.testing.assert_frame_equal(rest.astype({"lr": float}), fixed.table)
+    for _, line in found.table[own].iterrows():
+        how = found.settings(line)
+        assert how["lr"] is None
+        d = sd.sequence_dreaming(model, ref, 1, n=1, **how, micro_batch=search.MICRO_BATCH)
+        assert line["status"] == d.status[0]
+        T = sd.region_target(ref, 1, "max")
+        error = (d.activations[0] - T).square().sum() / (T - ref.pooled_mean).square().sum()
+        assert line["target_error"] == pytest.approx(float(error), rel=1e-3, abs=1e-6)
+
+
+def test_a_search_with_the_own_step_is_kept_resumed_and_read_again(small, tmp_path):
+    out = tmp_path / "s"
+    grid = {"steps": [2, 30], "lr": [None, 0.3], "lambda_alpha": [1e-5, 1e-1]}
+    how = dict(out=out, halving=False, **quiet)
+    first = sd.grid_search(*small, 0, "max", grid, **how)
+    again = sd.grid_search(*small, 0, "max", grid, **how)
+    assert again.resumed == 4
+    pd.testing.assert_frame_equal(again.table, first.table)
+    json.loads((out / "search.json").read_text(), parse_constant=pytest.fail)
+    for shard in (out / "shards").iterdir():
+        json.loads(shard.read_text(), parse_constant=pytest.fail)
+    assert (out / "table.csv").read_text().count("None") == 4
+    stored = pd.read_csv(out / "table.csv")
+    assert [first.settings(line) for _, line in stored.iterrows()] == [
+        first.settings(line) for _, line in first.table.iterrows()
+    ]
+    assert "None" in first.table.to_string()
+    shares = first.importance()  # complete: the own step is a level like another
+    assert shares["with_others"].between(0, 1 + 1e-9).all() and shares.loc["lr", "alone"] > 0
+    assert set(first.recommended().index) == {"steps", "lr", "lambda_alpha"}
+    judged = search.judge(first, *small, first.table[first.table["lr"].isna()].tail(1), n=2)
+    assert judged["lr"].iloc[0] is None and judged["arrived"].iloc[0] == 1
+    sd.plot_search(first)
+
+
+def test_what_starts_at_its_target_has_arrived_in_any_company(small):
+    "Also where the walk ends before the checkpoint because all rows are there."
+    grid = {"steps": [2, 6], "lr": [1e-6, 5.0]}
+    found = sd.grid_search(*small, 1, "centre", grid, n_starts=2, tolerance=0.9, **quiet)
+    assert (found.table["status"] == "unmoved").all()
+    assert (found.table["arrived"] == 1).all()
+    assert "4 arrived" in str(found)

@@ -33,9 +33,12 @@ ELSEWHERE_RTOL, ELSEWHERE_ATOL = 2e-2, 2e-2
 # A percentile is a rank among some hundred real series: rounding may carry it past a neighbour.
 PERCENTILE_ATOL = 0.5
 
-# Deliberately other than it was: `gain` of `evaluate` was in logits and is now in class means.
+# Deliberately other than it was: the walk of `grounded_dreaming` (57 steps for 200), and `unmoved`,
+# which said `arrived`: the file was written anew when nothing else had moved.
+# And `gain` of `evaluate` was in logits and is now in class means.
 # (A search's `gain` has always been in class means and is compared.)
-LEFT_OUT = ("gain",)
+# And columns that came later have nothing to be compared with.
+LEFT_OUT = ("gain", "nearest_training", "change", "evaluations")
 # The raw inverse in time is the inverse of a singular matrix (condition 7e16): noise, not a value.
 SINGULAR = "inverse"
 
@@ -90,13 +93,14 @@ def targets(model, ref, c: int, steps: dict) -> dict:
     "Every method towards one class: name -> Dreams."
     found, shared = {}, {"n": 3, "seed": 0, "precision": "float32"}
     for region in ("centre", "max", "edge"):
-        d = sd.sequence_dreaming(model, ref, c, region, steps=steps["dreaming"], **shared)
+        how = {"steps": steps["dreaming"], "lr": 5.0, **shared}
+        d = sd.sequence_dreaming(model, ref, c, region, **how)
         found[f"sequence_dreaming {region} {c}"] = d
     for region in ("centre", "max", "beyond"):
         d = sd.grounded_dreaming(model, ref, c, region, steps=steps["grounded"], **shared)
         found[f"grounded_dreaming {region} {c}"] = d
     more = {**shared, "steps": steps["plain"]}
-    found[f"target_descent {c}"] = sd.target_descent(model, ref, c, **more)
+    found[f"target_descent {c}"] = sd.target_descent(model, ref, c, lr=0.01, **more)
     found[f"gradient_ascent {c}"] = sd.gradient_ascent(model, ref, c, **more)
     found[f"ellis {c}"] = sd.ellis(model, ref, c, steps=steps["ellis"], **shared)
     return found
@@ -123,7 +127,7 @@ def wang_dreams(model, ref, steps: int) -> dict:
     "Two methods on the paper-sized model."
     how = {"n": 2, "seed": 0, "precision": "float32", "steps": steps}
     return {
-        "wang sequence_dreaming max": sd.sequence_dreaming(model, ref, 1, "max", **how),
+        "wang sequence_dreaming max": sd.sequence_dreaming(model, ref, 1, "max", lr=5.0, **how),
         "wang grounded_dreaming max": sd.grounded_dreaming(model, ref, 1, "max", **how),
     }
 
@@ -228,7 +232,7 @@ WITHIN = (
 def one_call():
     "A short call of Sequence Dreaming, as a function of no arguments."
     model, ref = sd.load_pretrained("FordA", "paper")
-    options = {"n": 2, "steps": 5, "precision": "float32"}
+    options = {"n": 2, "steps": 5, "precision": "float32", "lr": 5.0}
     return lambda: sd.sequence_dreaming(model, ref, 1, "max", **options)
 
 

@@ -66,6 +66,9 @@ def measures(d, ref, c) -> dict:
     return {
         "n": len(d),
         "status": counted(d.status),
+        "evaluations": middle(d.evaluations),
+        "most_evaluations": int(d.evaluations.max()),
+        "margin": middle(d.settings["multiple"]),
         "score_ratio": middle(e["score_ratio"]),
         "over_highest_real": middle(e["score"] / top),
         "lowest_over_highest_real": float((e["score"] / top).min()),
@@ -90,6 +93,8 @@ def forda(name, n, judges, steps) -> dict:
         began = time.perf_counter()
         centre = sd.grounded_dreaming(model, ref, c, "centre", n=n)
         found[f"centre {c}"] = measures(centre, ref, c)
+        aimed = sd.grounded_dreaming(model, ref, c, "max", n=n)
+        found[f"max {c}"] = measures(aimed, ref, c)
         for start in ("mean", "other"):
             d = sd.grounded_dreaming(model, ref, c, "beyond", n=n, start=start, steps=steps)
             verdict = sd.verdict(d, model, ref, judges)
@@ -123,6 +128,7 @@ def elsewhere(name) -> dict:
             "grounded": ratio(d, c),
             "ascent": ratio(free, c),
             "status": counted(d.status),
+            "evaluations": middle(d.evaluations),
             "percentile": float(np.median(percentile)),
             "largest_percentile": float(percentile.max()),
         }
@@ -136,7 +142,7 @@ def main():
     p.add_argument("--models", nargs="*", default=MODELS)
     p.add_argument("--sets", nargs="*", default=SETS)
     p.add_argument("--n", type=int, default=80)
-    p.add_argument("--steps", type=int, default=200)
+    p.add_argument("--steps", type=int, default=57)
     p.add_argument("--out", default="grounded.json")
     a = p.parse_args()
     torch.set_num_threads(1)
