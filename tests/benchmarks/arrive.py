@@ -1,4 +1,4 @@
-"""Does Sequence Dreaming arrive on data it was never tuned on? Notebook 84_archive shows it.
+"""Does Sequence Dreaming arrive away from FordA? Notebook 84_archive shows it.
 
     python tests/benchmarks/arrive.py [--sets NAME ...] [--models paper gru ...] [--jobs 2]
     python tests/benchmarks/arrive.py --quick        # six sets, one model; minutes
